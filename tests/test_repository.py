@@ -226,7 +226,7 @@ def test_no_text_of_a_dataset_is_stored():
             with open(os.path.join(data_folder(), name, f"{split}.jsonl"), encoding="utf-8") as lines:
                 for line in lines:
                     for long in (words(s) for key, s in ((k, s) for k, v in json.loads(line).items() for s in strings(v))):
-                        if len(long) < 60: continue
+                        if len(long) < 40: continue
                         n_texts += 1
                         if long[:40] in grams or long[len(long) // 2 - 20:len(long) // 2 + 20] in grams: found.add(f"{name}: {long[:60]}")
     assert n_texts > 1000

@@ -37,7 +37,7 @@ def find_notebooks(
             raise ResynthError(f"no notebook '{word}', there is {', '.join(names)}{nearest(word, names)}")
     return [p for p in every if not wanted or p.stem in wanted or p.stem.split("_")[0] in wanted]
 
-# %% ../../nbs/90_command_line.ipynb #c012
+# %% ../../nbs/90_command_line.ipynb #c013
 def check_parameters(
     path: str | Path, # a numbered notebook
     names, # parameters about to be passed
@@ -52,7 +52,7 @@ def check_parameters(
             raise ResynthError(f"{Path(path).name} has no parameter '{name}', only {', '.join(known) or 'none'}{nearest(name, known)}")
     return known
 
-# %% ../../nbs/90_command_line.ipynb #c016
+# %% ../../nbs/90_command_line.ipynb #c018
 def clean_page(
     book, # nbformat notebook, changed in place
 ):
@@ -70,7 +70,7 @@ def clean_page(
             if "metadata" in output: output["metadata"] = {}
     return book
 
-# %% ../../nbs/90_command_line.ipynb #c020
+# %% ../../nbs/90_command_line.ipynb #c023
 class PageFailed(ResynthError):
     "A numbered notebook that did not run to its end."
 
@@ -86,18 +86,24 @@ def run_page(
     check_parameters(path, parameters)
     path, draft, began = Path(path), Path(scratch) / Path(path).name, time.time()
     draft.parent.mkdir(parents=True, exist_ok=True)
-    quiet, live = ["--IPKernelApp.log_level=40"], sys.stderr if sys.stderr.isatty() else None
+    live = sys.stderr if sys.stderr.isatty() else None # progress bars of the page, where someone can see them
+    if live: os.environ["RESYNTH_PROGRESS"] = "1" # the page's own standard error is no terminal
     try:
-        papermill.execute_notebook(str(path), str(draft), parameters, progress_bar=False,
-            stderr_file=live, cwd=str(path.parent), extra_arguments=quiet)
+        papermill.execute_notebook(str(path), str(draft), parameters, progress_bar=False, stderr_file=live,
+                                   cwd=str(path.parent), extra_arguments=["--IPKernelApp.log_level=40"])
     except papermill.exceptions.PapermillExecutionError as error:
-        what = (str(error.evalue).strip().splitlines() or [""])[-1 if error.ename != "ResynthError" else 0]
-        raise PageFailed(f"{what if error.ename == 'ResynthError' else f'{error.ename}: {what}'} (kept: {_short(draft)})") from None
+        raise PageFailed(f"{_one_line(error)} (kept: {_short(draft)})") from None
     except DeadKernelError:
         raise PageFailed(f"the kernel died, most likely for want of memory (kept: {_short(draft)})") from None
     _keep(clean_page(nbformat.read(draft, as_version=4)), Path(target))
     draft.unlink()
     return time.time() - began
+
+# %% ../../nbs/90_command_line.ipynb #c024
+def _one_line(error):
+    "A papermill error as one line; a mistake in the input without its type."
+    lines = str(error.evalue).strip().splitlines() or [""]
+    return lines[0] if error.ename == "ResynthError" else f"{error.ename}: {lines[-1]}"
 
 def _short(path):
     "A path as seen from the repository, where it lies inside."
@@ -111,7 +117,7 @@ def _keep(book, target):
     nbformat.write(book, target.with_name(f".{target.name}.new"))
     os.replace(target.with_name(f".{target.name}.new"), target)
 
-# %% ../../nbs/90_command_line.ipynb #c026
+# %% ../../nbs/90_command_line.ipynb #c031
 def last_seconds(
     folder: str | Path, # results/<profile>/<notebook>
 ) -> float | None: # None = never ran here
@@ -129,7 +135,7 @@ def time_left(
     left = sum(sum(known) / len(known) if s is None else s for s in ahead)
     return f", about {left / 60:.0f} min left" if left > 90 else f", about {left:.0f} s left"
 
-# %% ../../nbs/90_command_line.ipynb #c029
+# %% ../../nbs/90_command_line.ipynb #c034
 def _run_all(pages, used, parameters, scratch, results):
     "Run the pages one after another with a line each; returns the names of those that failed."
     folders, done, failed = [results_folder(used, p.stem, results) for p in pages], [], []
@@ -153,7 +159,7 @@ def _note_seconds(folder, seconds):
     except (OSError, ValueError): told = {}
     path.write_text(json.dumps(told | {"page_seconds": round(seconds, 1)}, indent=1) + "\n")
 
-# %% ../../nbs/90_command_line.ipynb #c030
+# %% ../../nbs/90_command_line.ipynb #c035
 def reproduce(
     profile: str = "laptop", # name, or path of a .toml file
     nb: str = "", # "11", "11,12"; "" = all
@@ -164,7 +170,8 @@ def reproduce(
 ) -> int: # exit status, 0 if every page ran to its end
     "Run numbered notebooks under a profile, then print the claims matrix. Raises ResynthError before anything runs."
     used = load_profile(profile, parse_overrides(seeds, overrides))
-    parameters = dict(profile=str(profile), seeds=seeds, overrides=overrides)
+    named = str(profile) if Path(profile).suffix != ".toml" else str(Path(profile).resolve()) # pages run in another folder
+    parameters = dict(profile=named, seeds=seeds, overrides=overrides)
     pages = find_notebooks(nb, folder)
     for page in pages: check_parameters(page, parameters)
     fetch(used)
@@ -180,7 +187,7 @@ def fetch(used):
     from resynth.models import fetch_model
     for spec in used.models.values(): fetch_model(spec)
 
-# %% ../../nbs/90_command_line.ipynb #c032
+# %% ../../nbs/90_command_line.ipynb #c037
 def matrix_text() -> str: # a header, one line a claim, then the counts
     "Write the claims matrix for a terminal."
     matrix = claims_matrix()
@@ -191,7 +198,7 @@ def matrix_text() -> str: # a header, one line a claim, then the counts
     widths = [max(len(row[k]) for row in rows[:-1]) for k in range(len(rows[0]))]
     return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths)).rstrip() for row in rows)
 
-# %% ../../nbs/90_command_line.ipynb #c035
+# %% ../../nbs/90_command_line.ipynb #c040
 def check_fix_points(
     root: str | Path | None = None, # default: this project
 ) -> list[str]: # files that cleaning or exporting would change, as seen from root
@@ -215,7 +222,7 @@ def _differing(a, b):
     left, right = files(a), files(b)
     return [n for n in left.keys() | right.keys() if n not in left or n not in right or left[n].read_bytes() != right[n].read_bytes()]
 
-# %% ../../nbs/90_command_line.ipynb #c038
+# %% ../../nbs/90_command_line.ipynb #c043
 def check_everything() -> list[str]: # problems, one line each
     "Check profiles, claims, published numbers, numbered notebooks and fix-points."
     found = []
@@ -233,7 +240,7 @@ def check_everything() -> list[str]: # problems, one line each
     found += [f"{name}: cleaning and exporting would change it (run make export)" for name in attempt(check_fix_points) or []]
     return found
 
-# %% ../../nbs/90_command_line.ipynb #c040
+# %% ../../nbs/90_command_line.ipynb #c045
 def _parser():
     "The command line, described once."
     parser = argparse.ArgumentParser("resynth", description="Run the numbered notebooks and see what became of the papers' claims.")
@@ -253,7 +260,7 @@ def _parser():
     add("fixpoints", "check that cleaning and exporting the notebooks changes nothing", profile=False)
     return parser
 
-# %% ../../nbs/90_command_line.ipynb #c041
+# %% ../../nbs/90_command_line.ipynb #c047
 def _run_command(given):
     "Carry out one parsed command; returns the exit status."
     settings = "; ".join(getattr(given, "set", []))
@@ -272,6 +279,7 @@ def _run_command(given):
         return 1 if found else 0
     return 0
 
+# %% ../../nbs/90_command_line.ipynb #c048
 def main(
     words: list[str] | None = None, # default: sys.argv
 ) -> int: # exit status: 0 done, 1 something failed, 2 wrong input, 130 interrupted
@@ -286,5 +294,5 @@ def main(
         print("resynth: interrupted; every finished model call is kept, run the same command again", file=sys.stderr)
         return 130
 
-# %% ../../nbs/90_command_line.ipynb #c044
+# %% ../../nbs/90_command_line.ipynb #c053
 if __name__ == "__main__" and __package__ == "resynth": sys.exit(main()) # python -m resynth.command_line

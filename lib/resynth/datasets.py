@@ -61,7 +61,7 @@ def read_records(
         return [(f"{name} record {i}", record) for i, record in enumerate(records, 1)]
     return [(f"{name} line {i}", _json_record(line, f"{name} line {i}")) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
 
-# %% ../../nbs/02_datasets.ipynb #c012
+# %% ../../nbs/02_datasets.ipynb #c013
 def _need(where, record, field, kind=str):
     names = {str: "text", dict: "an object", list: "a list", (int, float): "a number"}
     if not isinstance(record, dict):
@@ -75,7 +75,7 @@ def _need(where, record, field, kind=str):
         raise ResynthError(f"{where}: field '{field}' is empty")
     return value
 
-# %% ../../nbs/02_datasets.ipynb #c014
+# %% ../../nbs/02_datasets.ipynb #c015
 def read_math(where: str, record: dict) -> Example:
     "Read a MATH record (problem, solution, type)."
     solution = _need(where, record, "solution")
@@ -99,7 +99,7 @@ def read_metatool(where: str, record: dict) -> Example:
     "Read a MetaTool record (Query, Tool)."
     return Example(where, _need(where, record, "Query"), _need(where, record, "Tool"))
 
-# %% ../../nbs/02_datasets.ipynb #c017
+# %% ../../nbs/02_datasets.ipynb #c018
 def read_medqa(where: str, record: dict) -> Example:
     "Read a MedQA record (question, options, answer_idx, meta_info)."
     options, letter = _need(where, record, "options", dict), _need(where, record, "answer_idx")
@@ -108,7 +108,7 @@ def read_medqa(where: str, record: dict) -> Example:
     line = " ".join(f"{key}) {' '.join(str(options[key]).split())}" for key in sorted(options))
     return Example(where, _need(where, record, "question"), letter, options=line, type=str(record.get("meta_info", "")))
 
-# %% ../../nbs/02_datasets.ipynb #c020
+# %% ../../nbs/02_datasets.ipynb #c021
 REPORT_CHARACTERS = 900  # of the gold facts; about 300 tokens
 
 
@@ -129,7 +129,7 @@ def render_report(
         text = text[:limit].rsplit(None, 1)[0]
     return text
 
-# %% ../../nbs/02_datasets.ipynb #c022
+# %% ../../nbs/02_datasets.ipynb #c024
 def _number_text(where, field, value):
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ResynthError(f"{where}: field '{field}' = {str(value)[:40]!r} is not a number")
@@ -157,7 +157,7 @@ def read_convfinqa(where: str, record: dict, whole: bool = True) -> Example:
     answer = _number_text(where, "answer", record["answer"] if "answer" in record else _need(where, record, "answer", (int, float)))
     return Example(where, " ".join(" ".join(t.split()) for t in turns), answer, render_report(parts, 0 if whole else REPORT_CHARACTERS))
 
-# %% ../../nbs/02_datasets.ipynb #c025
+# %% ../../nbs/02_datasets.ipynb #c028
 def _is_number_question(record):
     qa = record.get("qa", record)
     answer = qa.get("exe_ans", record.get("answer")) if isinstance(qa, dict) else None
@@ -172,7 +172,7 @@ LOCAL_FILES = {  # tried in this order; {split} is train or test
 }
 SINGLE_FILES = ("all_clean_data.csv",)  # published without a split: ours is made below
 
-# %% ../../nbs/02_datasets.ipynb #c029
+# %% ../../nbs/02_datasets.ipynb #c032
 def data_root() -> Path:  # the local data folder
     "Find the local data folder; raises ResynthError when RESYNTH_DATA names none."
     named = os.environ.get("RESYNTH_DATA", "")
@@ -209,7 +209,7 @@ def _hub_records(task_name, split, hub, config, revision):
     single = hub.rsplit("/", 1)[-1] in SINGLE_FILES
     return [(f"{hub} {split} row {c}.{i}", row) for c, part in enumerate(parts) for i, row in enumerate(part)], single
 
-# %% ../../nbs/02_datasets.ipynb #c033
+# %% ../../nbs/02_datasets.ipynb #c037
 def question_key(example: Example) -> str:
     "Name what makes two examples the same question: text and report, whatever the case and spaces."
     return " ".join(f"{example.context} {example.question} {example.options}".casefold().split())
@@ -234,7 +234,7 @@ def _own_partition(examples, split):
         chosen |= {e.id for e in sorted(group, key=order)[:int(0.3 * len(group))]}
     return [e for e in examples if (e.id in chosen) == (split == "test")]
 
-# %% ../../nbs/02_datasets.ipynb #c038
+# %% ../../nbs/02_datasets.ipynb #c042
 def top_tools(
     examples: list,    # of the train split
     n: int,            # 0 for all
@@ -245,7 +245,7 @@ def top_tools(
         raise ResynthError(f"n_tools = {n}, but the train split has {len(counts)} tools")
     return tuple(sorted(sorted(counts, key=lambda t: (-counts[t], t))[:n or None]))
 
-# %% ../../nbs/02_datasets.ipynb #c040
+# %% ../../nbs/02_datasets.ipynb #c045
 _TOLD = set()  # what was said once is not said again
 
 
@@ -279,7 +279,7 @@ def label_space(
         return tuple(sorted({word[0] for e in train for word in e.options.split() if len(word) == 2 and word[0].isupper() and word[1] == ")"}))
     return ()
 
-# %% ../../nbs/02_datasets.ipynb #c043
+# %% ../../nbs/02_datasets.ipynb #c049
 def _check_choice(what, name, known):
     if name not in known:
         raise ResynthError(f"unknown {what} '{name}'{nearest(name, known)}; known: {', '.join(known)}")
@@ -320,7 +320,7 @@ def load_examples(
     random.Random(f"{seed}/{task_name}/{split}").shuffle(examples)
     return [replace(e, id=f"{task_name}-{split}-{e.id.rsplit(' ', 1)[-1]}") for e in examples[:n or None]]
 
-# %% ../../nbs/02_datasets.ipynb #c049
+# %% ../../nbs/02_datasets.ipynb #c056
 def check_disjoint(
     train: list,    # Examples that a method may see
     test: list,     # Examples that it is judged by
@@ -332,7 +332,7 @@ def check_disjoint(
             raise ResynthError(f"train and test share a question: '{example.question[:80]}' (train {seen[key].id}, test {example.id})")
     return len(seen) + len(test)
 
-# %% ../../nbs/02_datasets.ipynb #c054
+# %% ../../nbs/02_datasets.ipynb #c061
 def load_split(
     profile: Profile,           # or its name
     task_name: str,             # a task of the profile
@@ -376,7 +376,7 @@ def load_task(
     return make_task(task_name, filled("definition"), labels=labels, question_types=types, reasoning=sizes.reasoning,
                      max_new_tokens=sizes.max_new_tokens, instruction=instruction)
 
-# %% ../../nbs/02_datasets.ipynb #c059
+# %% ../../nbs/02_datasets.ipynb #c068
 SYNTHETIC_COLUMNS = {  # name -> kind
     "row_id": "text", "task": "text", "question": "text", "options": "text", "context": "text", "answer": "text", "solution": "text", "type": "text",
     "method": "text", "parent_id": "text", "seed_id": "text", "document_id": "text", "retrieval_rank": "int", "retrieval_score": "float",
@@ -404,7 +404,7 @@ def rows_to_frame(
     return pd.DataFrame({name: pd.array([empty[kind] if row.get(name) is None else row[name] for row in rows], dtype=_DTYPES[kind])
                          for name, kind in SYNTHETIC_COLUMNS.items()})
 
-# %% ../../nbs/02_datasets.ipynb #c063
+# %% ../../nbs/02_datasets.ipynb #c073
 def _write_whole(path, data):
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

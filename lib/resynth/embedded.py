@@ -94,7 +94,7 @@ def _two_numbers(rng):
     return (f"The sum of two numbers is {total} and their difference is {gap}. What is the larger number?",
             f"{total} + {gap} = {total + gap}. {total + gap} / 2 = {large}.", large)
 
-# %% ../../nbs/03_embedded.ipynb #c021
+# %% ../../nbs/03_embedded.ipynb #c022
 def _rectangle(rng):
     a, b = rng.randint(3, 15), rng.randint(3, 15)
     if rng.random() < 0.5:
@@ -115,7 +115,7 @@ def _third_angle(rng):
     return (f"Two angles of a triangle measure {a} and {b} degrees. How many degrees does the third angle measure?",
             f"{a} + {b} = {a + b}. 180 - {a + b} = {180 - a - b}.", 180 - a - b)
 
-# %% ../../nbs/03_embedded.ipynb #c022
+# %% ../../nbs/03_embedded.ipynb #c024
 def _greatest_divisor(rng):
     g, a = rng.randint(2, 15), rng.randint(2, 9)
     b = rng.choice([n for n in range(2, 10) if math.gcd(n, a) == 1])
@@ -133,7 +133,7 @@ def _least_multiple(rng):
     m = math.lcm(a, b)
     return f"What is the least common multiple of {a} and {b}?", f"{a} * {m // a} = {m}. {b} * {m // b} = {m}.", m
 
-# %% ../../nbs/03_embedded.ipynb #c023
+# %% ../../nbs/03_embedded.ipynb #c026
 _THINGS = "books pens cards stamps coins apples keys ribbons stones cups".split()
 
 
@@ -168,7 +168,7 @@ def _make_math(rng, split, kind):
     question, solution, answer = rng.choice(MATH_KINDS[kind])(rng)
     return Example("", question, str(answer), solution=solution, type=kind)
 
-# %% ../../nbs/03_embedded.ipynb #c026
+# %% ../../nbs/03_embedded.ipynb #c030
 _NAMES = "Mara Theo Ines Rafi Noor Emil Tala Boris Yuna Lena".split()
 STORIES = {
     "buy": "{p} buys {a} {t} for {b} dollars each and pays with {c} dollars. How many dollars does {p} get back?",
@@ -201,7 +201,7 @@ def _make_gsm8k(rng, split, kind):
     question = STORIES[kind].format(p=p, q=q, t=rng.choice(_THINGS), **numbers)
     return Example("", question, steps[-1].split()[-1], solution=". ".join(steps) + ".")
 
-# %% ../../nbs/03_embedded.ipynb #c029
+# %% ../../nbs/03_embedded.ipynb #c033
 _FIRMS = "Aldermoor|Brightwater|Cinderford|Dunmore|Eastvale|Farrow|Glenhurst|Harrowgate".split("|")
 _SECTORS = "Foods|Shipping|Textiles|Energy|Paper|Telecom|Tools|Glass".split("|")
 _LINES = ["net sales", "operating costs", "interest paid", "inventories", "wages", "research spending", "deposits", "rental income", "depreciation", "taxes paid"]
@@ -222,7 +222,7 @@ def _make_report(rng):
 def _decimal(value):
     return f"{value:.5f}".rstrip("0").rstrip(".")
 
-# %% ../../nbs/03_embedded.ipynb #c031
+# %% ../../nbs/03_embedded.ipynb #c036
 REPORT_QUESTIONS = {
     "change": ("What was the change in {x} from {y} to {z}, in millions?", lambda a, b, c, d: (f"{b} - {a}", b - a)),
     "growth": ("By what share did {x} grow from {y} to {z}?", lambda a, b, c, d: (f"({b} - {a}) / {a}", (b - a) / a)),
@@ -248,7 +248,7 @@ def _make_convfinqa(rng, split, kind):
     turns = [f"What amount of {x} is stated for {year}?", f"And for {year + 1}?", last.format(x="it" if kind != "ratio" else "that amount", w=w, y=year, z=year + 1)]
     return Example("", " ".join(turns), _decimal(value), context, solution=f"{steps} = {_decimal(value)}.")
 
-# %% ../../nbs/03_embedded.ipynb #c034
+# %% ../../nbs/03_embedded.ipynb #c040
 CONDITIONS = {  # name: (findings, cause, treatment)
     "iron deficiency anaemia": ("tiredness|pale skin|spoon-shaped nails|a low ferritin", "chronic loss of iron", "oral iron"),
     "hypothyroidism": ("weight gain|intolerance of cold|dry skin|a high TSH", "too little thyroid hormone", "levothyroxine"),
@@ -288,7 +288,7 @@ def _make_medqa(rng, split, kind):
     line = " ".join(f"{letter}) {option}" for letter, option in zip("ABCDE", options))
     return Example("", f"{case} {ask}", "ABCDE"[options.index(facts[0])], options=line, solution=f"The findings fit {right}.", type=kind)
 
-# %% ../../nbs/03_embedded.ipynb #c037
+# %% ../../nbs/03_embedded.ipynb #c043
 _MAKERS = {  # task -> (maker, kinds)
     "math": (_make_math, tuple(MATH_KINDS)),
     "metatool": (_make_metatool, TOOLS),

@@ -76,7 +76,8 @@ def bar_with_intervals(
         rows = table[table["method"] == method].set_index(group).reindex(groups)
         x = np.arange(len(groups)) + (k - (len(methods) - 1) / 2) * width
         colour, _, _, hatch = method_style(method)
-        axes.bar(x, rows[value], width * 0.92, color=colour, hatch=hatch, edgecolor="white", linewidth=0.4, label=method)
+        edge = "black" if " (" in method else "white"
+        axes.bar(x, rows[value], width * 0.92, color=colour, hatch=hatch, edgecolor=edge, linewidth=0.8, label=method)
         axes.errorbar(x, rows[value], [rows[value] - rows["low"], rows["high"] - rows[value]], fmt="none", ecolor="black", elinewidth=0.9, capsize=2)
         if "paper" in rows: axes.plot(x, rows["paper"], "D", mfc="none", mec="black", ms=4)
     axes.set_xticks(range(len(groups)), groups)
@@ -85,7 +86,7 @@ def bar_with_intervals(
     axes.legend(ncol=1, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return axes.figure
 
-# %% ../../nbs/09c_plots.ipynb #c020
+# %% ../../nbs/09c_plots.ipynb #c021
 def curve_with_band(
     table: pd.DataFrame, # a row a point: x, value, low, high; method if there are several
     x: str, # column of the factor
@@ -101,7 +102,8 @@ def curve_with_band(
     for method, rows in table.groupby("method", sort=False):
         colour, marker, line, _ = method_style(method)
         rows = rows.sort_values(x)
-        axes.plot(rows[x], rows[value], line, color=colour, marker=marker, ms=4, lw=1.4, label=method)
+        face = "white" if " (" in method else colour
+        axes.plot(rows[x], rows[value], line, color=colour, marker=marker, mfc=face, ms=4, lw=1.4, label=method)
         axes.fill_between(rows[x].astype(float), rows["low"], rows["high"], color=colour, alpha=0.2, lw=0)
     for method, height in (levels or {}).items():
         colour, _, line, _ = method_style(method)
@@ -111,7 +113,7 @@ def curve_with_band(
     if table["method"].nunique() > 1: axes.legend()
     return axes.figure
 
-# %% ../../nbs/09c_plots.ipynb #c023
+# %% ../../nbs/09c_plots.ipynb #c024
 def scatter_with_fit(
     table: pd.DataFrame, # a row a point
     x: str, # column of the x axis
@@ -134,7 +136,7 @@ def scatter_with_fit(
     axes.set(xlabel=x_label or x, ylabel=y_label or y)
     return axes.figure
 
-# %% ../../nbs/09c_plots.ipynb #c027
+# %% ../../nbs/09c_plots.ipynb #c029
 def forest(
     table: pd.DataFrame, # rows of table_claims: claim_id, effect, low, high, verdict
     label: str = "effect (exact match)", # x axis
@@ -157,7 +159,7 @@ def forest(
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return axes.figure
 
-# %% ../../nbs/09c_plots.ipynb #c031
+# %% ../../nbs/09c_plots.ipynb #c034
 def save_figure(
     figure, # a matplotlib figure
     stem: str | Path, # path without suffix

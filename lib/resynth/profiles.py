@@ -40,8 +40,9 @@ class Named(dict):
         for thing in self.values():
             if getattr(thing, "role", None) == key:
                 return thing
+        names = [*self, *(role for t in self.values() if (role := getattr(t, "role", None)))]
         raise ResynthError(f"unknown {self.what} '{key}' in {self.where or 'this profile'}: "
-                           f"there is {', '.join(map(str, self)) or 'none'}{nearest(key, self)}")
+                           f"there is {', '.join(map(str, self)) or 'none'}{nearest(key, names)}")
 
 # %% ../../nbs/00_profiles.ipynb #c016
 def repo_root() -> Path:  # the folder with settings.ini and reproducibility/
@@ -101,7 +102,7 @@ def check_setting(
         raise ResynthError(f"{where} = {value!r}: a value stands twice")
     return [_check_one(where, setting.kind[:-1], v, setting) for v in value]
 
-# %% ../../nbs/00_profiles.ipynb #c025
+# %% ../../nbs/00_profiles.ipynb #c026
 TASK_NAMES = ("math", "metatool", "finqa", "medqa", "gsm8k", "convfinqa")  # every task that the library knows
 _SHA = Setting("text", note="sha256 in hex, '' for none")
 
@@ -128,7 +129,7 @@ SCHEMA = {
     },
 }
 
-# %% ../../nbs/00_profiles.ipynb #c027
+# %% ../../nbs/00_profiles.ipynb #c028
 SCHEMA["model"] = {
     "role": Setting("text", choices=("teacher", "encoder", "judge"), note="what it is used for"),
     "name": Setting("text", note="short name, in captions"),
@@ -160,7 +161,7 @@ SCHEMA["task"] = {
     "mean_tokens": Setting("int", 1, 10**5, note="of a formatted example, for the plan"),
 }
 
-# %% ../../nbs/00_profiles.ipynb #c029
+# %% ../../nbs/00_profiles.ipynb #c030
 SCHEMA["vsynthesis"] = {
     "shots": Setting("int", 1, 64, note="demonstrations in a synthesis prompt (4.1: 2)"),
     "eval_shots": Setting("int", 1, 64, note="demonstrations in an evaluation prompt (4.1: 3)"),
@@ -192,7 +193,7 @@ def schema_table() -> pd.DataFrame:  # section, key, allowed, meaning
     return pd.DataFrame([(s, k, v.allowed, v.note) for s, keys in SCHEMA.items() for k, v in keys.items()],
                         columns=["section", "key", "allowed", "meaning"])
 
-# %% ../../nbs/00_profiles.ipynb #c032
+# %% ../../nbs/00_profiles.ipynb #c033
 def check_section(
     where: str,      # file and section, for the message
     values: dict,    # as read from TOML
@@ -209,7 +210,7 @@ def check_section(
             raise ResynthError(f"{where}: missing key '{key}' ({setting.note or setting.allowed}; allowed: {setting.allowed})")
     return {key: check_setting(f"{where} {key}", values[key], setting) for key, setting in schema.items()}
 
-# %% ../../nbs/00_profiles.ipynb #c036
+# %% ../../nbs/00_profiles.ipynb #c038
 @dataclass(frozen=True)
 class ModelSpec:
     "A model as a profile names it."
@@ -245,7 +246,7 @@ class TaskSizes:
     reasoning: bool      # steps before the answer
     mean_tokens: int     # of a formatted example
 
-# %% ../../nbs/00_profiles.ipynb #c037
+# %% ../../nbs/00_profiles.ipynb #c039
 @dataclass(frozen=True)
 class Profile:
     "A checked profile: what it says, and nothing computed."
@@ -276,7 +277,7 @@ class Profile:
         "Find the prompt file that the profile names."
         return repo_root() / "reproducibility" / self.run["prompts"]
 
-# %% ../../nbs/00_profiles.ipynb #c039
+# %% ../../nbs/00_profiles.ipynb #c041
 def _entry(raw, where, section, name):
     entries = raw.get(section, [])
     found = [e for e in entries if name in (e.get("name"), e.get("role"))]
@@ -299,7 +300,7 @@ def _override(raw, where, dotted, value):
         raise ResynthError(f"{where}: unknown setting '{dotted}': {section} has no '{key}'{nearest(key, SCHEMA[section])}")
     target[key] = list(value) if isinstance(value, tuple) else value
 
-# %% ../../nbs/00_profiles.ipynb #c041
+# %% ../../nbs/00_profiles.ipynb #c043
 def _check_across(where, raw):
     for section in ("model", "task"):
         names = [e["name"] for e in raw[section]]
@@ -320,7 +321,7 @@ def _check_across(where, raw):
         if model["kind"] != "hub" and not (model["wheel"] and model["file"]):
             raise ResynthError(f"{where}: [[model]] {model['name']}: kind '{model['kind']}' wants wheel and file")
 
-# %% ../../nbs/00_profiles.ipynb #c042
+# %% ../../nbs/00_profiles.ipynb #c044
 def _profile_path(name_or_path):
     folder = repo_root() / "reproducibility" / "profiles"
     for path in (folder / f"{name_or_path}.toml", Path(name_or_path)):
@@ -360,7 +361,7 @@ def check_profile(
     _check_across(where, out)
     return out
 
-# %% ../../nbs/00_profiles.ipynb #c043
+# %% ../../nbs/00_profiles.ipynb #c046
 def load_profile(
     name_or_path,                     # "laptop", or the path of a .toml file
     overrides: dict | None = None,    # {"vsynthesis.ratio": 0.2, "task.metatool.n_test": 20}
@@ -378,7 +379,7 @@ def load_profile(
     return Profile(raw["name"], raw["description"], path, raw, tuple(raw["run"]["seeds"]), models, tasks,
                    raw["run"], raw["data"], raw["vsynthesis"], raw["hardware"])
 
-# %% ../../nbs/00_profiles.ipynb #c052
+# %% ../../nbs/00_profiles.ipynb #c056
 def parse_setting(
     text: str,    # "section.key=value"
 ) -> tuple:       # (dotted key, value)
@@ -391,7 +392,7 @@ def parse_setting(
     except tomllib.TOMLDecodeError:
         return key.strip(), value.strip()
 
-# %% ../../nbs/00_profiles.ipynb #c056
+# %% ../../nbs/00_profiles.ipynb #c061
 @dataclass(frozen=True)
 class Prompt:
     "A prompt as its file states it."
@@ -422,7 +423,7 @@ def _read_prompt(where, entry):
         raise ResynthError(f"{where} '{rest['id']}': empty text")
     return Prompt(rest["id"], rest["paper"], rest["locator"], rest["form"], tuple(entry["fields"]), tuple(entry["stop"]), rest["text"])
 
-# %% ../../nbs/00_profiles.ipynb #c057
+# %% ../../nbs/00_profiles.ipynb #c063
 def load_prompts(
     path,         # a TOML file of [[prompt]] entries; relative to reproducibility/ if not found as it is
 ) -> dict:        # id -> Prompt
@@ -450,7 +451,7 @@ def choose_prompt(
     chat = f"{name}_chat"
     return prompts[chat] if style == "chat" and chat in prompts else prompts[name]
 
-# %% ../../nbs/00_profiles.ipynb #c060
+# %% ../../nbs/00_profiles.ipynb #c067
 def fill(
     prompt: Prompt,
     **values: str,    # one text for each field, "" to leave it out

@@ -253,7 +253,7 @@ def parse_math(
         found = re.sub(r"^(\s*-?\d[\d,]*(?:\.\d+)?(?:/\d+)?)\s+[A-Za-z ]+$", r"\1", found)
     return plain_expression(found) or None
 
-# %% ../../nbs/01_tasks.ipynb #c046
+# %% ../../nbs/01_tasks.ipynb #c047
 def parse_answer(
     task: Task,
     text: str,        # a model's text, or a gold answer
@@ -282,7 +282,7 @@ def exact_match(
     fractions = _fraction(predicted), _fraction(truth)
     return predicted == truth or (task.answer_kind == "math" and None not in fractions and fractions[0] == fractions[1])
 
-# %% ../../nbs/01_tasks.ipynb #c051
+# %% ../../nbs/01_tasks.ipynb #c052
 def check_example(
     task: Task,
     example: Example,
@@ -301,7 +301,7 @@ def check_example(
         raise ResynthError(f"{place}: field 'options' has no '{example.answer})'")
     return example
 
-# %% ../../nbs/01_tasks.ipynb #c055
+# %% ../../nbs/01_tasks.ipynb #c057
 def _split_fields(task, text):
     wanted, found, rest = [f for f in task.fields if f[0] != "context"], {}, text
     for (attribute, label), following in zip(wanted, [*wanted[1:], None]):
