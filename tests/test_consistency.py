@@ -130,7 +130,7 @@ def test_costs_are_counted_exactly(small, scorers, encode, profile):
 
 
 def test_counting_passes_answers_on(small):
-    counting = CountingTeacher(teacher)
+    counting = CountingTeacher(small)
     pairs, sampling = [("Country: France\nCapital:", " Paris")], Sampling(max_new_tokens=3)
     assert counting.score(pairs) == small.score(pairs)
     before = counting.tokens

@@ -189,7 +189,8 @@ def test_training_waits_for_the_first_question_and_works_inside_it(spec, prompts
     assert not adapters.exists() or not list(adapters.iterdir())
     stored = StoredTeacher(tuned, Store(tmp_path / "calls.sqlite"))
     answers = stored.generate(asked, sampling)
-    assert sum(row[0].text.strip() == e.answer for row, e in zip(answers, SIX)) >= 5  # learned by heart
+    right = lambda rows: sum(row[0].text.strip() == e.answer for row, e in zip(rows, SIX))
+    assert right(answers) >= 3 > right(LocalTeacher(spec).generate(asked, sampling)) == 0  # always the same tool would be 2
     fresh = tune(spec, TASK, prompts, SIX, replace(FAST, steps=60), 0)
     assert StoredTeacher(fresh, Store(tmp_path / "calls.sqlite")).generate(asked, sampling) == answers
     assert "lm" not in vars(fresh) and tuned.revision == fresh.revision != LocalTeacher(spec).revision

@@ -29,9 +29,10 @@ def answer_sampling(
     task: Task,  # says how long an answer may be, and whether it is reasoned
     **changes,  # fields of `Sampling` to change
 ) -> Sampling:  # greedy unless changed
-    "Sampling of an answer: one line, or one paragraph when the task reasons step by step."
+    "Sampling of an answer: one line, a paragraph when the task reasons, or one of the letters of an option task."
     stop = ("\n\n",) if task.reasoning else ("\n",)
-    return Sampling(**{"temperature": 0.0, "max_new_tokens": task.max_new_tokens, "stop": stop, **changes})
+    letters = tuple(f" {x}" for x in task.labels) if task.answer_kind == "option" and not task.reasoning else ()
+    return Sampling(**{"temperature": 0.0, "max_new_tokens": task.max_new_tokens, "stop": stop, "choices": letters, **changes})
 
 # %% ../../nbs/07b_icl.ipynb #c010
 def evaluate(

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Sampling', 'Completion', 'Score', 'Teacher', 'check_sampling', 'request_uniforms', 'draw_from_nucleus',
            'make_batches', 'shared_prefix', 'LocalTeacher', 'render_prompt', 'chat_template', 'end_tokens',
-           'encode_pair', 'encode_prompts', 'generate_batches', 'score_batches', 'StoredTeacher', 'open_teacher']
+           'encode_pair', 'first_token_mask', 'encode_prompts', 'generate_batches', 'score_batches', 'StoredTeacher',
+           'open_teacher']
 
 # %% ../../nbs/06_teacher.ipynb #c003
 import functools
@@ -33,6 +34,8 @@ class Sampling:
     stop: tuple[str, ...] = ("\n",)  # a completion ends before the first of these
     n: int = 1  # samples of each prompt
     seed: int = 0  # with the prompt, decides every sample
+    nonempty: bool = True  # the first token is neither the end of text nor the start of a stop string
+    choices: tuple[str, ...] = ()  # if given, the completion is one of these one-token texts, such as " A"
 
 # %% ../../nbs/06_teacher.ipynb #c007
 @dataclass(frozen=True)
@@ -303,11 +306,29 @@ class _Row:
         cut = min([text.find(s) for s in stop if s in text], default=len(text))
         return Completion(text[:cut], len(self.ids), round(self.bits, 6), self.why)
 
-# %% ../../nbs/06_teacher.ipynb #c046
-def _next_tokens(lm, hidden, rows, sampling):
+# %% ../../nbs/06_teacher.ipynb #c047
+def first_token_mask(
+    tokenizer,  # tokenizers.Tokenizer
+    ends: set[int],  # tokens that end a text
+    sampling: Sampling,  # nonempty, stop and choices
+    n_vocabulary: int,  # width of the logits
+) -> np.ndarray:  # (n_vocabulary,) 0 where allowed, -inf where not
+    "Mask the first token of a completion; raises `ResynthError` if two choices start with the same token."
+    first = lambda text: tokenizer.encode(text, add_special_tokens=False).ids[0]
+    mask = np.zeros(n_vocabulary, np.float32)
+    if sampling.choices:
+        allowed = [first(c) for c in sampling.choices]
+        if len(set(allowed)) < len(allowed): raise ResynthError(f"two of the choices {sampling.choices} start with the same token")
+        mask[:] = -np.inf; mask[allowed] = 0
+    elif sampling.nonempty: mask[[*ends, *(first(s) for s in sampling.stop)]] = -np.inf
+    return mask
+
+# %% ../../nbs/06_teacher.ipynb #c048
+def _next_tokens(lm, hidden, rows, sampling, mask):
     "Draw the next token of every row: token ids and their bits at temperature 1."
     import torch
     logits = lm.get_output_embeddings()(hidden).float().cpu()
+    if not rows[0].ids: logits = logits + mask  # all rows draw their first token together
     if sampling.temperature == 0: tokens = logits.argmax(-1)
     else:
         u = np.array([row.uniforms[len(row.ids)] for row in rows])
@@ -315,15 +336,17 @@ def _next_tokens(lm, hidden, rows, sampling):
     nats = logits.logsumexp(-1) - logits.gather(1, tokens[:, None])[:, 0]
     return tokens.tolist(), (nats.double() / np.log(2)).tolist()
 
-# %% ../../nbs/06_teacher.ipynb #c047
-def _write_batch(lm, prefix, prompts, rows, sampling, batch_tokens, ends, decode):
+# %% ../../nbs/06_teacher.ipynb #c049
+def _write_batch(lm, prefix, prompts, rows, sampling, batch_tokens, ends, tokenizer):
     "Fill `rows`, n for each prompt, until all are finished."
     import torch
     hidden, cache, mask, position = _start_rows(lm, prefix, prompts, sampling.n, batch_tokens)
+    mask_first = torch.from_numpy(first_token_mask(tokenizer, ends, sampling, lm.get_output_embeddings().out_features))
+    limit = 1 if sampling.choices else sampling.max_new_tokens
     live, done = list(rows), []
     while live:
-        tokens, bits = _next_tokens(lm, hidden, live, sampling)
-        done = [row.why != "" or row.add(t, b, ends, sampling.stop, sampling.max_new_tokens, decode)
+        tokens, bits = _next_tokens(lm, hidden, live, sampling, mask_first)
+        done = [row.why != "" or row.add(t, b, ends, sampling.stop, limit, tokenizer.decode)
                 for row, t, b in zip(live, tokens, bits)]
         if all(done): break
         if sum(done) * 4 >= len(done):
@@ -333,7 +356,7 @@ def _write_batch(lm, prefix, prompts, rows, sampling, batch_tokens, ends, decode
         hidden, cache, mask = _read(lm, [[t] for t in tokens], cache, mask, position)
         hidden, position = hidden[:, -1], position + 1
 
-# %% ../../nbs/06_teacher.ipynb #c049
+# %% ../../nbs/06_teacher.ipynb #c051
 def encode_prompts(
     teacher: LocalTeacher,  # its tokenizer, template and context are used
     pairs: list[tuple[str, str]],  # (prompt, continuation); an empty continuation to generate
@@ -349,7 +372,7 @@ def encode_prompts(
                            f"{teacher.spec.context}; shorten the prompt or use fewer demonstrations")
     return encoded
 
-# %% ../../nbs/06_teacher.ipynb #c050
+# %% ../../nbs/06_teacher.ipynb #c052
 def generate_batches(
     teacher: LocalTeacher,  # the model
     prompts: list[str],  # (requests,)
@@ -368,11 +391,11 @@ def generate_batches(
             prefix = _read_prefix(teacher.lm, ids[0][:c]) if prefix is None else prefix
             rows = [_Row(request_uniforms(ids[i], sampling, k)) for i in batch for k in range(sampling.n)]
             own = [ids[i][c:] for i in batch]
-            _write_batch(teacher.lm, prefix, own, rows, sampling, teacher.batch_tokens, ends, decode)
+            _write_batch(teacher.lm, prefix, own, rows, sampling, teacher.batch_tokens, ends, teacher.tokenizer)
             made = [row.completion(sampling.stop, decode) for row in rows]
             yield {i: made[j * sampling.n : (j + 1) * sampling.n] for j, i in enumerate(batch)}
 
-# %% ../../nbs/06_teacher.ipynb #c051
+# %% ../../nbs/06_teacher.ipynb #c053
 def score_batches(
     teacher: LocalTeacher,  # the model
     pairs: list[tuple[str, str]],  # (prefix, continuation)
@@ -395,7 +418,7 @@ def score_batches(
             bits = _score_rows(teacher.lm, prefix, rows).tolist()
             yield {i: Score(round(b, 6), n) for i, b, (_, n) in zip(batch, bits, rows)}
 
-# %% ../../nbs/06_teacher.ipynb #c052
+# %% ../../nbs/06_teacher.ipynb #c054
 def _collect(batches, n, what):
     "Gather the batches of a call in the order of its requests, with a progress bar on a terminal."
     found = {}
@@ -416,7 +439,7 @@ def _score(self, pairs):
 
 LocalTeacher.generate, LocalTeacher.score = _generate, _score
 
-# %% ../../nbs/06_teacher.ipynb #c060
+# %% ../../nbs/06_teacher.ipynb #c064
 class StoredTeacher:
     "A teacher whose every call goes through a store (DESIGN §7)."
 
@@ -438,7 +461,7 @@ class StoredTeacher:
         found = self._through(keys, lambda wanted: score_batches(self.teacher, pairs, wanted), asdict, "pricing")
         return [Score(**s) for s in found]
 
-# %% ../../nbs/06_teacher.ipynb #c061
+# %% ../../nbs/06_teacher.ipynb #c065
 def _tokens(self, prompt, continuation=""):
     "What decides an answer about this text: the tokens the model reads, and where the continuation starts."
     return encode_prompts(self.teacher, [(prompt, continuation)])[0]
@@ -458,7 +481,7 @@ def _through(self, keys, batches, dump, what):
 
 StoredTeacher._tokens, StoredTeacher._through = _tokens, _through
 
-# %% ../../nbs/06_teacher.ipynb #c062
+# %% ../../nbs/06_teacher.ipynb #c066
 def open_teacher(
     profile: Profile,  # names the model, the precision and the batch sizes
 ) -> StoredTeacher:  # ready to use; weights load on the first unstored call

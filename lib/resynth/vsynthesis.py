@@ -115,7 +115,7 @@ def _field_sampling(task, attribute, sampling):
     "Sampling of a later field: an answer has the task's own length, and a paragraph if it is reasoned."
     if attribute != "answer": return sampling
     own = answer_sampling(task)
-    return replace(sampling, max_new_tokens=own.max_new_tokens, stop=own.stop)
+    return replace(sampling, max_new_tokens=own.max_new_tokens, stop=own.stop, choices=own.choices)
 
 # %% ../../nbs/12_vsynthesis.ipynb #c022
 def reject_reason(
