@@ -13,7 +13,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ from .profiles import ModelSpec, Profile, Prompt, ResynthError, choose_prompt
 from .store import open_store, request_key
 from .tasks import Example, Task, format_example, format_input
 from .teacher import (LocalTeacher, StoredTeacher, _check_head, _read_prefix, _score_rows, chat_template,
-                             encode_prompts, shared_prefix)
+                             encode_prompts, shared_prefix, shows_progress)
 
 # %% ../../nbs/15_sft.ipynb #c006
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def train_adapter(
     trained = [p for p in adapted.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0)
     steps = zip(draw_batches(len(rows), settings, seed), learning_rates(settings))
-    for t, (batch, rate) in enumerate(tqdm(steps, total=settings.steps, desc="tuning", disable=not sys.stderr.isatty(), leave=False)):
+    for t, (batch, rate) in enumerate(tqdm(steps, total=settings.steps, desc="tuning", disable=not shows_progress(), leave=False)):
         loss = answer_bits(lm, [rows[i] for i in batch])
         losses.append(round(loss.item(), 6))
         if not math.isfinite(losses[-1]):

@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['Sampling', 'Completion', 'Score', 'Teacher', 'check_sampling', 'request_uniforms', 'draw_from_nucleus',
            'make_batches', 'shared_prefix', 'LocalTeacher', 'render_prompt', 'chat_template', 'end_tokens',
-           'encode_pair', 'first_token_mask', 'encode_prompts', 'generate_batches', 'score_batches', 'StoredTeacher',
-           'open_teacher']
+           'encode_pair', 'first_token_mask', 'encode_prompts', 'generate_batches', 'score_batches', 'shows_progress',
+           'StoredTeacher', 'open_teacher']
 
 # %% ../../nbs/06_teacher.ipynb #c003
 import functools
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from . import models
 from .profiles import ModelSpec, Profile, ResynthError
@@ -419,10 +420,15 @@ def score_batches(
             yield {i: Score(round(b, 6), n) for i, b, (_, n) in zip(batch, bits, rows)}
 
 # %% ../../nbs/06_teacher.ipynb #c054
+def shows_progress() -> bool:
+    "Decide whether somebody is watching: a terminal, or a runner with one (RESYNTH_PROGRESS)."
+    return sys.stderr.isatty() or bool(os.environ.get("RESYNTH_PROGRESS"))
+
+
 def _collect(batches, n, what):
     "Gather the batches of a call in the order of its requests, with a progress bar on a terminal."
     found = {}
-    with tqdm(total=n, desc=what, disable=not sys.stderr.isatty(), leave=False) as bar:
+    with tqdm(total=n, desc=what, disable=not shows_progress(), leave=False) as bar:
         for batch in batches: found.update(batch); bar.update(len(batch))
     return [found[i] for i in range(n)]
 
@@ -472,7 +478,7 @@ def _through(self, keys, batches, dump, what):
     held = self.store.get_many(keys)
     wanted = {i for i, key in enumerate(keys) if key not in held}
     self.calls += len(keys); self.paid += len(wanted)
-    with tqdm(total=len(wanted), desc=what, disable=not sys.stderr.isatty(), leave=False) as bar:
+    with tqdm(total=len(wanted), desc=what, disable=not shows_progress(), leave=False) as bar:
         for batch in batches(wanted) if wanted else ():
             new = {keys[i]: dump(answer) for i, answer in batch.items() if keys[i] not in held}
             self.store.put_batch(new); held.update(new); bar.update(len(wanted.intersection(batch)))
