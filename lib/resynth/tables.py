@@ -144,7 +144,9 @@ def loss_table(
 ) -> pd.DataFrame:  # a row a task and setting: runs, written, a column a reason, not sampled, kept
     "Add up what became of every written sample, over seeds and iterations."
     rows = [dict(task=key[0], method=_setting(bench, key), runs=1, kept=_n_kept(s), **_add_up(s)) for key, s in bench.made.items()]
-    rows += [dict(task=l["task"], method="Self-ICL" + " (labels)" * l["human"], runs=1, unreadable=l["unreadable"]) for l in bench.losses]
+    shots = bench.profile.vsynthesis["eval_shots"]
+    rows += [dict(task=l["task"], method="Self-ICL" + " (labels)" * l["human"], runs=1, unreadable=l["unreadable"],
+                  written=shots * len(bench.tests[l["task"]])) for l in bench.losses]
     if not rows: return pd.DataFrame(columns=["task", "method", "runs", "written", "kept"])
     table = pd.DataFrame(rows).groupby(["task", "method"], sort=False).sum(min_count=1).reset_index()
     order = ["task", "method", "runs", "written", *sorted(set(table) - {"task", "method", "runs", "written", "kept"}), "kept"]
