@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SWEEPS', 'TABLE7', 'reference_outcomes', 'rescore', 'group_size', 'group_outcomes', 'group_table', 'fit_band',
            'draw_groups', 'iteration_outcomes', 'scale_outcomes', 'label_outcomes', 'sweep_outcomes', 'sweep_table',
-           'draw_sweeps', 'tuned_outcomes', 'table7_outcomes', 'table7', 'draw_table7', 'tell_verdicts']
+           'draw_sweeps', 'tuned_outcomes', 'table7_outcomes', 'table7', 'draw_table7']
 
 # %% ../../nbs/17_factors.ipynb #c003
 from dataclasses import replace
@@ -293,19 +293,3 @@ def draw_table7(
         axes.set(title=task)
         if axes is not panels[0, 0]: axes.get_legend().remove()
     return figure
-
-# %% ../../nbs/17_factors.ipynb #c057
-_TOLD = {"supported": "holds here", "contradicted": "is contradicted here", "inconclusive": "is neither confirmed nor refuted here",
-         "floor": "cannot be tested here, for no task has room", "not run": "was not decided"}
-
-
-def tell_verdicts(
-    claims: pd.DataFrame,  # from `decide_claims`
-) -> str:  # a sentence a claim
-    "Tell verdicts in sentences."
-    def sentence(row):
-        measured = "" if pd.isna(row.effect) else f", effect {row.effect:+.3f}"
-        measured += "" if pd.isna(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]"
-        why = f" ({row.note})" if row.verdict == "not run" and row.note else ""
-        return f"\"{row.claim}\" {_TOLD[row.verdict]}{measured}{why}."
-    return " ".join(map(sentence, claims.itertuples()))

@@ -6,8 +6,8 @@
 __all__ = ['PAPER_TASKS', 'name_rows', 'row_verdict', 'comparison_table', 'paper_cell', 'add_paper_values', 'answered_items',
            'shared_questions', 'loss_table', 'claim_sentence', 'tell_claims', 'stored_encoder', 'named_scorers',
            'metric_outcomes', 'cost_candidates', 'cost_sizes', 'metric_costs', 'cost_table', 'metric_seconds',
-           'note_seconds', 'ratio_outcomes', 'kept_rows', 'equal_size_quality', 'ratio_curves', 'size_rows',
-           'size_sweep', 'draw_costs', 'draw_metrics', 'draw_ratios']
+           'note_seconds', 'ratio_outcomes', 'kept_rows', 'equal_size_quality', 'score_alone', 'ratio_curves',
+           'size_rows', 'size_sweep', 'draw_costs', 'draw_metrics', 'draw_ratios']
 
 # %% ../../nbs/18_tables.ipynb #c003
 import json
@@ -28,6 +28,7 @@ from .plots import PAGE, method_style
 from .profiles import Profile, ResynthError, choose_prompt
 from .sampling import sample_proportionally
 from .tasks import Example, Task
+from .vscore import score_candidates
 from .vsynthesis import Synthesis, derive_seed
 
 # %% ../../nbs/18_tables.ipynb #c008
@@ -178,7 +179,8 @@ def claim_sentence(
     "Say what became of one claim."
     head = f"**{row.verdict.capitalize()}** ({row.locator}): {row.claim}"
     if row.verdict in ("not run", "floor"): return f"{head} ({row.note or 'no task with room'})"
-    limits = "" if pd.isna(row.low) else f", 95% interval {row.low:+.3g} to {row.high:+.3g}"
+    if pd.isna(row.low): return f"{head} The largest deviation is {row.effect:.3g}."
+    limits = f", 95% interval {row.low:+.3g} to {row.high:+.3g}"
     where = (f" on {row.tasks.replace(' ', ', ')}" if row.tasks else "") + (f"; on the floor: {row.floor.replace(' ', ', ')}" if row.floor else "")
     return f"{head} The effect is {row.effect:+.3g}{limits}{where}."
 
@@ -271,6 +273,7 @@ def cost_table(
     "Average costs over seeds and fit how they grow in N."
     columns = ["teacher_calls", "teacher_tokens", "encoder_texts", "encoder_tokens", "cost"]
     table = costs.groupby(["method", "n"], sort=False)[columns].mean().reset_index()
+    table = table.round({c: 0 for c in columns[:-1]}).astype({c: int for c in columns[:-1]})
     growth = {m: growth_exponent(part.n, part.cost) for m, part in table.groupby("method")}
     return table.assign(growth=table.method.map(growth), form=table.method.map(METRICS))
 
@@ -335,6 +338,16 @@ def equal_size_quality(
     return dict(consistency=float(consistency), diversity=float(np.mean(found)) if found else np.nan, n_kept=len(rows), n_compared=size)
 
 # %% ../../nbs/18_tables.ipynb #c054
+def score_alone(
+    bench: Bench,
+    name: str,  # task
+    rows: pd.DataFrame,  # candidates of any iteration
+) -> pd.DataFrame:  # the same with `v_score` given no demonstrations
+    "Score candidates again with D empty, so that iterations can be compared."
+    if not len(rows): return rows
+    return rows.assign(v_score=score_candidates(bench.teacher, bench.tasks[name], to_examples(rows), [], 0))
+
+
 def ratio_curves(
     bench: Bench,
     name: str,  # task
@@ -343,7 +356,7 @@ def ratio_curves(
     "Measure consistency and diversity of what each ratio keeps. V-Synthesis §4.4, Appendix C."
     rows = []
     for seed in bench.profile.seeds:
-        kept = {r: kept_rows(synthesize(bench, name, seed, ratio=r)) for r in ratios}
+        kept = {r: score_alone(bench, name, kept_rows(synthesize(bench, name, seed, ratio=r))) for r in ratios}
         size = min(map(len, kept.values()))
         rows += [dict(task=name, seed=seed, ratio=r, **equal_size_quality(bench.tasks[name], k, size, derive_seed(seed, "subsets")))
                  for r, k in kept.items()]
@@ -360,7 +373,8 @@ def size_rows(
     rows = pd.concat([p for p in parts if len(p)] or [pd.DataFrame(columns=["ratio", "seed", "iteration", "verified", "kept"])])
     counts = rows.astype(dict(verified=bool, kept=bool)).groupby(["ratio", "seed", "iteration"], sort=False)
     table = counts.agg(n=("verified", "sum"), measured=("kept", "sum")).reset_index()
-    return table.assign(source="run", expected=table.n * (1 + table.ratio) / 2)[["source", "seed", "iteration", "n", "ratio", "expected", "measured"]]
+    table = table.assign(source="run", expected=table.n * (1 + table.ratio) / 2).astype(dict(seed="Int64", iteration="Int64"))
+    return table[["source", "seed", "iteration", "n", "ratio", "expected", "measured"]]
 
 
 def size_sweep(
@@ -372,8 +386,9 @@ def size_sweep(
     for r in ratios:
         measured = np.array([len(sample_proportionally(scores[:k], r, int(k))) for k in n])
         worst = int(np.abs(measured - n * (1 + r) / 2).argmax())
-        rows.append(dict(source=f"N = 1 to {n_max}", n=n[worst], ratio=r, expected=n[worst] * (1 + r) / 2, measured=measured[worst]))
-    return pd.DataFrame(rows)
+        rows.append(dict(source=f"N = 1 to {n_max}", seed=pd.NA, iteration=pd.NA, n=n[worst], ratio=r,
+                         expected=n[worst] * (1 + r) / 2, measured=measured[worst]))
+    return pd.DataFrame(rows).astype(dict(seed="Int64", iteration="Int64"))
 
 # %% ../../nbs/18_tables.ipynb #c062
 def draw_costs(

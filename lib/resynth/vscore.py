@@ -37,7 +37,7 @@ def v_score(
     task: Task,  # its definition is T
     candidates: list[Example],  # (n,) demonstrations z
     neighbours: list[list[Example]],  # (n,) lists: D of each candidate, most similar first
-    per_token: bool = False,  # divide by the tokens of z (D-VS-4); the paper does not say
+    per_token: bool = False,  # divide by the tokens of z (D-VS-45); the paper does not say
 ) -> np.ndarray:  # (n,) float64, bits (or bits a token)
     "Score candidates by the information taken from the definition. V-Synthesis §3.1, Eq. 2."
     sides = {side: [] for side in ("task", "null")}

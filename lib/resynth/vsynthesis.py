@@ -96,9 +96,9 @@ def write_candidates(
     first = [(i, c.text) for i, row in enumerate(teacher.generate(asked, sampling)) for c in row]
     written = [fields[0][1] + text.rstrip() for _, text in first]
     heads = [asked[i].removesuffix(fields[0][1]) for i, _ in first]
-    for attribute, label in fields[1:]:
-        written = [f"{text}\n{label}" for text in written]
-        rows = _one_each(teacher, [h + w for h, w in zip(heads, written)], _field_sampling(task, attribute, sampling))
+    for label, own in [step for field in fields[1:] for step in _field_steps(task, *field, sampling)]:
+        written = [text + label for text in written]
+        rows = _one_each(teacher, [h + w for h, w in zip(heads, written)], own)
         written = [w + completion.text.rstrip() for w, completion in zip(written, rows)]
     return [(i, w) for (i, _), w in zip(first, written)]
 
@@ -111,11 +111,15 @@ def _one_each(teacher, texts, sampling):
     return [rows[text].pop(0) for text in texts]
 
 
-def _field_sampling(task, attribute, sampling):
-    "Sampling of a later field: an answer has the task's own length, and a paragraph if it is reasoned."
-    if attribute != "answer": return sampling
-    own = answer_sampling(task)
-    return replace(sampling, max_new_tokens=own.max_new_tokens, stop=own.stop, choices=own.choices)
+def _field_steps(task, attribute, label, sampling):
+    "What to put in front of a later field and how to sample it; options are written letter by letter."
+    if attribute == "answer":
+        own = answer_sampling(task)
+        return [(f"\n{label}", replace(sampling, max_new_tokens=own.max_new_tokens, stop=own.stop, choices=own.choices))]
+    if attribute != "options": return [(f"\n{label}", sampling)]
+    short = replace(sampling, max_new_tokens=max(8, sampling.max_new_tokens // len(task.labels)))
+    heads = [f"\n{label} {task.labels[0]})", *(f" {letter})" for letter in task.labels[1:])]
+    return [(head, replace(short, stop=("\n", *heads[i + 1 : i + 2]))) for i, head in enumerate(heads)]
 
 # %% ../../nbs/12_vsynthesis.ipynb #c022
 def reject_reason(
