@@ -59,7 +59,8 @@ def read_examples(
 ) -> list[Example]:
     "Read examples of a task as the profile names its source."
     sizes = profile.tasks[name]
-    return load_examples(name, split, sizes.source, n=n, seed=seed, n_tools=sizes.n_tools)
+    where = dict(hub=sizes.hub, hub_config=sizes.hub_config, hub_revision=sizes.hub_revision)
+    return load_examples(name, split, sizes.source, n=n, seed=seed, n_tools=sizes.n_tools, **where)
 
 # %% ../../nbs/16_bench.ipynb #c010
 def labelled_examples(

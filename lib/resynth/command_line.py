@@ -269,7 +269,7 @@ def _run_command(given):
     if given.command == "plan":
         used = load_profile(given.profile, parse_overrides(given.seeds, settings))
         from resynth.plan import plan_table
-        print(plan_table(used).to_string(index=False))
+        print(plan_table(used, given.nb).to_string(index=False))
     if given.command == "matrix":
         print(matrix_text())
         if (repo_root() / "README.md").is_file(): print("README.md updated" if update_readme() else "README.md is up to date")

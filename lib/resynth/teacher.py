@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Sampling', 'Completion', 'Score', 'Teacher', 'check_sampling', 'request_uniforms', 'draw_from_nucleus',
            'make_batches', 'shared_prefix', 'LocalTeacher', 'render_prompt', 'chat_template', 'end_tokens',
-           'encode_pair', 'first_token_mask', 'encode_prompts', 'generate_batches', 'score_batches', 'shows_progress',
-           'StoredTeacher', 'open_teacher']
+           'encode_pair', 'grouped_attention', 'first_token_mask', 'encode_prompts', 'generate_batches',
+           'score_batches', 'shows_progress', 'StoredTeacher', 'open_teacher']
 
 # %% ../../nbs/06_teacher.ipynb #c003
 import functools
@@ -154,7 +154,7 @@ class LocalTeacher:
     def tokenizer(self): return models.load_tokenizer(self.spec)
 
     @functools.cached_property
-    def lm(self): return _check_head(models.load_lm(self.spec, self.precision)[0])
+    def lm(self): return _group_attention(_check_head(models.load_lm(self.spec, self.precision)[0]))
 
 # %% ../../nbs/06_teacher.ipynb #c030
 def _check_head(lm):
@@ -237,10 +237,61 @@ def _rebuild(layers):
 
 def _layers(cache): return [(layer.keys, layer.values) for layer in cache.layers]
 
-
-def _take(cache, index): return _rebuild([(k[index], v[index]) for k, v in _layers(cache)])
-
 # %% ../../nbs/06_teacher.ipynb #c040
+@functools.cache
+def _roomy_layer():
+    "The class of a cache layer with room at its end (made on first use, so that importing this module stays light)."
+    from transformers.cache_utils import DynamicLayer
+
+    class RoomyLayer(DynamicLayer):
+        def __init__(self, keys, values, room):
+            super().__init__()
+            self.lazy_initialization(keys, values)
+            self.length = keys.shape[2]
+            self.whole = [x.new_empty(*x.shape[:2], self.length + room, x.shape[3]) for x in (keys, values)]
+            self.update_at(0, (keys, values))
+
+        def update_at(self, start, new):
+            for whole, x in zip(self.whole, new): whole[:, :, start : start + x.shape[2]] = x
+            self.length = start + new[0].shape[2]
+            self.keys, self.values = (whole[:, :, : self.length] for whole in self.whole)
+            return self.keys, self.values
+
+        def update(self, keys, values, *args, **kwargs): return self.update_at(self.length, (keys, values))
+
+    return RoomyLayer
+
+
+def _roomy_cache(layers, room):
+    "A cache of (keys, values) with room for `room` more tokens."
+    from transformers import DynamicCache
+    cache = DynamicCache()
+    cache.layers = [_roomy_layer()(keys, values, room) for keys, values in layers]
+    return cache
+
+# %% ../../nbs/06_teacher.ipynb #c042
+def grouped_attention(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    "Attention of one new token without repeating keys; longer inputs go to the stock implementation."
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    rows, heads, n_new, width = query.shape
+    if n_new > 1 or heads == key.shape[1]:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    block = query.reshape(rows, key.shape[1], heads // key.shape[1], width)
+    out = torch.nn.functional.scaled_dot_product_attention(block, key, value, attn_mask=attention_mask, scale=scaling)
+    return out.reshape(rows, 1, heads, width), None
+
+
+def _group_attention(lm):
+    "Let a model use `grouped_attention`, with the masks of the stock implementation."
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+    AttentionInterface.register("grouped", grouped_attention)
+    AttentionMaskInterface.register("grouped", sdpa_mask)
+    lm.set_attn_implementation("grouped")
+    return lm
+
+# %% ../../nbs/06_teacher.ipynb #c044
 def _read_prefix(lm, tokens):
     "Keys and values of the shared prefix, one row a layer, or an empty list."
     return _layers(_read(lm, [tokens])[1]) if tokens else []
@@ -254,7 +305,7 @@ def _after(prefix, n_rows):
     cache = _rebuild([(k.expand(n_rows, -1, -1, -1), v.expand(n_rows, -1, -1, -1)) for k, v in prefix])
     return cache, torch.ones(n_rows, n, dtype=torch.long, device=prefix[0][0].device), n
 
-# %% ../../nbs/06_teacher.ipynb #c042
+# %% ../../nbs/06_teacher.ipynb #c046
 def _score_rows(lm, prefix, rows):
     "Bits of the last `n` tokens of each row, rows being (token ids after the prefix, n)."
     import torch
@@ -267,7 +318,7 @@ def _score_rows(lm, prefix, rows):
     nats = logits.logsumexp(-1) - logits.gather(1, target[:, None])[:, 0]
     return torch.zeros(len(rows), device=lm.device, dtype=torch.float64).index_add_(0, r, nats.double() / np.log(2))
 
-# %% ../../nbs/06_teacher.ipynb #c044
+# %% ../../nbs/06_teacher.ipynb #c048
 def _read_block(lm, prefix, block, longest):
     "Read one block of prompts: last hidden states, and keys and values padded to `longest`."
     import torch
@@ -279,7 +330,7 @@ def _read_block(lm, prefix, block, longest):
 
 
 def _start_rows(lm, prefix, prompts, n, batch_tokens):
-    "Read `prompts`; returns last hidden states, cache, mask and next positions, each prompt repeated `n` times."
+    "Read `prompts`; returns last hidden states, layers, mask and next positions, each prompt repeated `n` times."
     import torch
     longest = max(map(len, prompts)); each = max(1, batch_tokens // longest)
     parts = [_read_block(lm, prefix, prompts[i : i + each], longest) for i in range(0, len(prompts), each)]
@@ -287,9 +338,9 @@ def _start_rows(lm, prefix, prompts, n, batch_tokens):
     layers = [tuple(torch.cat(x).repeat_interleave(n, 0) for x in zip(*layer)) for layer in zip(*(l for _, l in parts))]
     shared = prefix[0][0].shape[2] if prefix else 0
     mask = torch.tensor([[1] * (shared + len(p)) + [0] * (longest - len(p)) for p in prompts], device=lm.device)
-    return hidden, _rebuild(layers), mask.repeat_interleave(n, 0), mask.sum(1).repeat_interleave(n, 0)
+    return hidden, layers, mask.repeat_interleave(n, 0), mask.sum(1).repeat_interleave(n, 0)
 
-# %% ../../nbs/06_teacher.ipynb #c045
+# %% ../../nbs/06_teacher.ipynb #c049
 class _Row:
     "One sample while it is being written."
     def __init__(self, uniforms): self.uniforms, self.ids, self.bits, self.why = uniforms, [], 0.0, ""
@@ -307,7 +358,7 @@ class _Row:
         cut = min([text.find(s) for s in stop if s in text], default=len(text))
         return Completion(text[:cut], len(self.ids), round(self.bits, 6), self.why)
 
-# %% ../../nbs/06_teacher.ipynb #c047
+# %% ../../nbs/06_teacher.ipynb #c051
 def first_token_mask(
     tokenizer,  # tokenizers.Tokenizer
     ends: set[int],  # tokens that end a text
@@ -324,7 +375,7 @@ def first_token_mask(
     elif sampling.nonempty: mask[[*ends, *(first(s) for s in sampling.stop)]] = -np.inf
     return mask
 
-# %% ../../nbs/06_teacher.ipynb #c048
+# %% ../../nbs/06_teacher.ipynb #c052
 def _next_tokens(lm, hidden, rows, sampling, mask):
     "Draw the next token of every row: token ids and their bits at temperature 1."
     import torch
@@ -337,13 +388,14 @@ def _next_tokens(lm, hidden, rows, sampling, mask):
     nats = logits.logsumexp(-1) - logits.gather(1, tokens[:, None])[:, 0]
     return tokens.tolist(), (nats.double() / np.log(2)).tolist()
 
-# %% ../../nbs/06_teacher.ipynb #c049
+# %% ../../nbs/06_teacher.ipynb #c053
 def _write_batch(lm, prefix, prompts, rows, sampling, batch_tokens, ends, tokenizer):
     "Fill `rows`, n for each prompt, until all are finished."
     import torch
-    hidden, cache, mask, position = _start_rows(lm, prefix, prompts, sampling.n, batch_tokens)
-    mask_first = torch.from_numpy(first_token_mask(tokenizer, ends, sampling, lm.get_output_embeddings().out_features))
     limit = 1 if sampling.choices else sampling.max_new_tokens
+    hidden, layers, mask, position = _start_rows(lm, prefix, prompts, sampling.n, batch_tokens)
+    cache = _roomy_cache(layers, limit)
+    mask_first = torch.from_numpy(first_token_mask(tokenizer, ends, sampling, lm.get_output_embeddings().out_features))
     live, done = list(rows), []
     while live:
         tokens, bits = _next_tokens(lm, hidden, live, sampling, mask_first)
@@ -353,11 +405,12 @@ def _write_batch(lm, prefix, prompts, rows, sampling, batch_tokens, ends, tokeni
         if sum(done) * 4 >= len(done):
             keep = [i for i, d in enumerate(done) if not d]
             live, tokens = [live[i] for i in keep], [tokens[i] for i in keep]
-            cache, mask, position = _take(cache, keep), mask[keep], position[keep]
+            layers = [(k[keep], v[keep]) for k, v in _layers(cache)]
+            cache, mask, position = _roomy_cache(layers, limit - len(live[0].ids)), mask[keep], position[keep]
         hidden, cache, mask = _read(lm, [[t] for t in tokens], cache, mask, position)
         hidden, position = hidden[:, -1], position + 1
 
-# %% ../../nbs/06_teacher.ipynb #c051
+# %% ../../nbs/06_teacher.ipynb #c055
 def encode_prompts(
     teacher: LocalTeacher,  # its tokenizer, template and context are used
     pairs: list[tuple[str, str]],  # (prompt, continuation); an empty continuation to generate
@@ -373,7 +426,7 @@ def encode_prompts(
                            f"{teacher.spec.context}; shorten the prompt or use fewer demonstrations")
     return encoded
 
-# %% ../../nbs/06_teacher.ipynb #c052
+# %% ../../nbs/06_teacher.ipynb #c056
 def generate_batches(
     teacher: LocalTeacher,  # the model
     prompts: list[str],  # (requests,)
@@ -396,7 +449,7 @@ def generate_batches(
             made = [row.completion(sampling.stop, decode) for row in rows]
             yield {i: made[j * sampling.n : (j + 1) * sampling.n] for j, i in enumerate(batch)}
 
-# %% ../../nbs/06_teacher.ipynb #c053
+# %% ../../nbs/06_teacher.ipynb #c057
 def score_batches(
     teacher: LocalTeacher,  # the model
     pairs: list[tuple[str, str]],  # (prefix, continuation)
@@ -419,7 +472,7 @@ def score_batches(
             bits = _score_rows(teacher.lm, prefix, rows).tolist()
             yield {i: Score(round(b, 6), n) for i, b, (_, n) in zip(batch, bits, rows)}
 
-# %% ../../nbs/06_teacher.ipynb #c054
+# %% ../../nbs/06_teacher.ipynb #c058
 def shows_progress() -> bool:
     "Decide whether somebody is watching: a terminal, or a runner with one (RESYNTH_PROGRESS)."
     return sys.stderr.isatty() or bool(os.environ.get("RESYNTH_PROGRESS"))
@@ -445,7 +498,7 @@ def _score(self, pairs):
 
 LocalTeacher.generate, LocalTeacher.score = _generate, _score
 
-# %% ../../nbs/06_teacher.ipynb #c064
+# %% ../../nbs/06_teacher.ipynb #c068
 class StoredTeacher:
     "A teacher whose every call goes through a store (DESIGN §7)."
 
@@ -467,7 +520,7 @@ class StoredTeacher:
         found = self._through(keys, lambda wanted: score_batches(self.teacher, pairs, wanted), asdict, "pricing")
         return [Score(**s) for s in found]
 
-# %% ../../nbs/06_teacher.ipynb #c065
+# %% ../../nbs/06_teacher.ipynb #c069
 def _tokens(self, prompt, continuation=""):
     "What decides an answer about this text: the tokens the model reads, and where the continuation starts."
     return encode_prompts(self.teacher, [(prompt, continuation)])[0]
@@ -487,7 +540,7 @@ def _through(self, keys, batches, dump, what):
 
 StoredTeacher._tokens, StoredTeacher._through = _tokens, _through
 
-# %% ../../nbs/06_teacher.ipynb #c066
+# %% ../../nbs/06_teacher.ipynb #c070
 def open_teacher(
     profile: Profile,  # names the model, the precision and the batch sizes
 ) -> StoredTeacher:  # ready to use; weights load on the first unstored call
