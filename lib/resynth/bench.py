@@ -97,7 +97,7 @@ def settings_for(
     "Read the settings of a task from the profile."
     v, sizes = bench.profile.vsynthesis, bench.profile.tasks[name]
     own = {k: v[k] for k in ("n_samples", "iterations", "shots", "ratio", "temperature", "top_p", "n_verify", "verify_temperature")}
-    return Settings(**{**own, "n_inputs": sizes.n_inputs, "max_field_tokens": sizes.mean_tokens, **changes})
+    return Settings(**{**own, "n_inputs": sizes.n_inputs, "max_field_tokens": sizes.max_field_tokens, **changes})
 
 
 def synthesize(

@@ -434,7 +434,7 @@ def save_synthetic(
     _write_whole(folder / "data.parquet", sink.getvalue())
     return folder / "data.parquet"
 
-
+# %% ../../nbs/02_datasets.ipynb #c073b
 def load_synthetic(
     path,    # the folder, or its Parquet file
 ) -> pd.DataFrame:

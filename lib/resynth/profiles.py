@@ -157,6 +157,7 @@ SCHEMA["task"] = {
     "n_inputs": Setting("int", 1, 10**6, note="given questions in an iteration"),
     "n_tools": Setting("int", 0, 1000, note="MetaTool only: most frequent tools kept; 0 for all"),
     "max_new_tokens": Setting("int", 1, 10**5, note="longest answer, tokens"),
+    "max_field_tokens": Setting("int", 1, 10**5, note="longest written field, such as a question, tokens"),
     "reasoning": Setting("flag", note="steps before the answer"),
     "mean_tokens": Setting("int", 1, 10**5, note="of a formatted example, for the plan"),
 }
@@ -243,6 +244,7 @@ class TaskSizes:
     n_inputs: int        # given questions in an iteration
     n_tools: int         # tools kept, 0 for all
     max_new_tokens: int  # of an answer
+    max_field_tokens: int  # of a written field, such as a question
     reasoning: bool      # steps before the answer
     mean_tokens: int     # of a formatted example
 

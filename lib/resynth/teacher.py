@@ -154,6 +154,12 @@ class LocalTeacher:
     def tokenizer(self): return models.load_tokenizer(self.spec)
 
     @functools.cached_property
+    def ends(self): return end_tokens(self.spec, self.tokenizer)
+
+    @functools.cached_property
+    def chat(self): return chat_template(self.spec) if self.spec.prompt_style == "chat" else None
+
+    @functools.cached_property
     def lm(self): return _group_attention(_check_head(models.load_lm(self.spec, self.precision)[0]))
 
 # %% ../../nbs/06_teacher.ipynb #c030
@@ -192,13 +198,14 @@ def chat_template(
 
 def end_tokens(
     spec: ModelSpec,  # a model
+    tokenizer,  # its tokenizers.Tokenizer
 ) -> set[int]:  # token ids
     "Read which tokens end a text: the configuration's, and the document separator that prompts start with."
     folder, ends = models.fetch_model(spec), set()
     for name in ("config.json", "generation_config.json"):
         said = json.loads((folder / name).read_text()).get("eos_token_id") if (folder / name).exists() else None
         ends |= set(said) if isinstance(said, list) else {said} - {None}
-    return ends | ({models.load_tokenizer(spec).token_to_id(spec.start_token)} if spec.start_token else set())
+    return ends | ({tokenizer.token_to_id(spec.start_token)} if spec.start_token else set())
 
 # %% ../../nbs/06_teacher.ipynb #c035
 def encode_pair(
@@ -417,8 +424,7 @@ def encode_prompts(
     room: int = 0,  # tokens that must still fit behind
 ) -> list[tuple[list[int], int]]:  # token ids and how many are prompt
     "Tokenise requests; raises `ResynthError` for a prompt longer than the context (never cut)."
-    chat = chat_template(teacher.spec) if teacher.spec.prompt_style == "chat" else None
-    encoded = [encode_pair(teacher.tokenizer, render_prompt(teacher.spec, p, chat), c) for p, c in pairs]
+    encoded = [encode_pair(teacher.tokenizer, render_prompt(teacher.spec, p, teacher.chat), c) for p, c in pairs]
     longest = max(range(len(encoded)), key=lambda i: len(encoded[i][0]))
     need = len(encoded[longest][0]) + room
     if need > teacher.spec.context:
@@ -437,7 +443,7 @@ def generate_batches(
     import torch
     ids = [e[0] for e in encode_prompts(teacher, [(p, "") for p in prompts], check_sampling(sampling).max_new_tokens)]
     c = shared_prefix(ids)
-    ends = end_tokens(teacher.spec); decode = teacher.tokenizer.decode
+    ends, decode = teacher.ends, teacher.tokenizer.decode
     with torch.inference_mode():
         prefix = None
         for batch in make_batches([len(i) for i in ids], sampling.n, teacher.batch_rows):
