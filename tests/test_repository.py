@@ -69,7 +69,7 @@ def test_installed_is_what_the_lock_says():
 
 
 def test_make_help_lists_every_target():
-    told = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [l.split()[1] for l in told.splitlines()] == "help env lab export test smoke reproduce plan matrix check".split()
     assert all(len(l.split(None, 2)) == 3 for l in told.splitlines())
 
