@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from .datasets import check_disjoint, load_examples, load_task
+from .datasets import check_disjoint, load_split, load_task
 from .icl import evaluate, evaluate_pool
 from .measures import self_bleu
 from .profiles import Profile, Prompt, ResynthError, choose_prompt, load_prompts, nearest
@@ -58,9 +58,7 @@ def read_examples(
     seed: int,  # decides which
 ) -> list[Example]:
     "Read examples of a task as the profile names its source."
-    sizes = profile.tasks[name]
-    where = dict(hub=sizes.hub, hub_config=sizes.hub_config, hub_revision=sizes.hub_revision)
-    return load_examples(name, split, sizes.source, n=n, seed=seed, n_tools=sizes.n_tools, **where)
+    return load_split(profile, name, split, n or 0, seed)  # 0 is all there are
 
 # %% ../../nbs/16_bench.ipynb #c010
 def labelled_examples(
