@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['Sampling', 'Completion', 'Score', 'Teacher', 'check_sampling', 'request_uniforms', 'draw_from_nucleus',
-           'make_batches', 'shared_prefix', 'LocalTeacher', 'render_prompt', 'chat_template', 'end_tokens',
-           'encode_pair', 'grouped_attention', 'first_token_mask', 'encode_prompts', 'generate_batches',
+           'make_batches', 'shared_prefix', 'group_stems', 'LocalTeacher', 'render_prompt', 'chat_template',
+           'end_tokens', 'encode_pair', 'grouped_attention', 'first_token_mask', 'encode_prompts', 'generate_batches',
            'score_batches', 'shows_progress', 'StoredTeacher', 'open_teacher']
 
 # %% ../../nbs/06_teacher.ipynb #c003
 import functools
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -137,6 +138,22 @@ def shared_prefix(
     same = next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
     same = min(same, min(map(len, sequences)) - 1)
     return same if same >= least else 0
+
+# %% ../../nbs/06_teacher.ipynb #c026b
+def group_stems(
+    sequences: list[list[int]],  # token ids of each request
+) -> tuple[list[list[int]], list[int]]:  # stems, and the number of each request's stem
+    "Group requests that start alike; a stem is shorter than its requests, unless no two share one."
+    order = sorted(range(len(sequences)), key=sequences.__getitem__)
+    groups = [order[:1]]
+    for a, b in itertools.pairwise(order):
+        together = 2 * shared_prefix([sequences[a], sequences[b]]) >= max(len(sequences[a]), len(sequences[b]))
+        groups[-1].append(b) if together else groups.append([b])
+    if len(groups) == len(sequences): return sequences, list(range(len(sequences)))
+    groups.sort(key=lambda g: (len(sequences[g[0]]), g[0]))
+    owner = {i: k for k, group in enumerate(groups) for i in group}
+    stems = [sequences[g[0]][: min(shared_prefix([sequences[i] for i in g], 0), len(sequences[g[0]]) - 1)] for g in groups]
+    return stems, [owner[i] for i in range(len(sequences))]
 
 # %% ../../nbs/06_teacher.ipynb #c028
 class LocalTeacher:
@@ -300,24 +317,24 @@ def _group_attention(lm):
 
 # %% ../../nbs/06_teacher.ipynb #c044
 def _read_prefix(lm, tokens):
-    "Keys and values of the shared prefix, one row a layer, or an empty list."
-    return _layers(_read(lm, [tokens])[1]) if tokens else []
-
-
-def _after(prefix, n_rows):
-    "A cache of `n_rows` rows that all start with `prefix`, its mask and its length."
+    "The shared prefix as a base of one row: its layers and its mask."
     import torch
-    if not prefix: return None, None, 0
-    n = prefix[0][0].shape[2]
-    cache = _rebuild([(k.expand(n_rows, -1, -1, -1), v.expand(n_rows, -1, -1, -1)) for k, v in prefix])
-    return cache, torch.ones(n_rows, n, dtype=torch.long, device=prefix[0][0].device), n
+    mask = torch.ones(1, len(tokens), dtype=torch.long, device=lm.device)
+    return (_layers(_read(lm, [tokens])[1]) if tokens else []), mask
+
+
+def _read_after(lm, base, owner, rows):
+    "Read `rows` (token ids), row i after row owner[i] of `base`: hidden states, layers and mask."
+    layers, mask = base
+    cache = _rebuild([(k[owner], v[owner]) for k, v in layers]) if layers else None
+    hidden, cache, mask = _read(lm, rows, cache, mask[owner], mask[owner].sum(1))
+    return hidden, _layers(cache), mask
 
 # %% ../../nbs/06_teacher.ipynb #c046
 def _score_rows(lm, prefix, rows):
     "Bits of the last `n` tokens of each row, rows being (token ids after the prefix, n)."
     import torch
-    cache, mask, start = _after(prefix, len(rows))
-    hidden = _read(lm, [ids for ids, _ in rows], cache, mask, start)[0]
+    hidden = _read_after(lm, prefix, [0] * len(rows), [ids for ids, _ in rows])[0]
     where = [(r, t) for r, (ids, n) in enumerate(rows) for t in range(len(ids) - n, len(ids))]
     r, t = (torch.tensor(x, device=lm.device) for x in zip(*where))
     target = torch.tensor([rows[i][0][j] for i, j in where], device=lm.device)
@@ -326,26 +343,30 @@ def _score_rows(lm, prefix, rows):
     return torch.zeros(len(rows), device=lm.device, dtype=torch.float64).index_add_(0, r, nats.double() / np.log(2))
 
 # %% ../../nbs/06_teacher.ipynb #c048
-def _read_block(lm, prefix, block, longest):
-    "Read one block of prompts: last hidden states, and keys and values padded to `longest`."
+def _read_blocks(lm, base, owner, rows, batch_tokens):
+    "Read `rows` after their rows of `base`, block by block: last hidden states, layers and mask, padded alike."
     import torch
-    cache, mask, start = _after(prefix, len(block))
-    hidden, cache, _ = _read(lm, block, cache, mask, start)
-    room = (0, 0, 0, longest - max(map(len, block)))
-    last = hidden[range(len(block)), [len(p) - 1 for p in block]]
-    return last, [tuple(torch.nn.functional.pad(x, room) for x in layer) for layer in _layers(cache)]
+    longest = max(map(len, rows)); each = max(1, batch_tokens // longest); parts = []
+    for i in range(0, len(rows), each):
+        block = rows[i : i + each]
+        hidden, layers, mask = _read_after(lm, base, owner[i : i + each], block)
+        room = longest - max(map(len, block)); pad = torch.nn.functional.pad
+        parts.append((hidden[range(len(block)), [len(r) - 1 for r in block]],
+                      [tuple(pad(x, (0, 0, 0, room)) for x in layer) for layer in layers], pad(mask, (0, room))))
+    hidden, layers, mask = zip(*parts)
+    return torch.cat(hidden), ([tuple(map(torch.cat, zip(*layer))) for layer in zip(*layers)], torch.cat(mask))
 
 
 def _start_rows(lm, prefix, prompts, n, batch_tokens):
     "Read `prompts`; returns last hidden states, layers, mask and next positions, each prompt repeated `n` times."
-    import torch
-    longest = max(map(len, prompts)); each = max(1, batch_tokens // longest)
-    parts = [_read_block(lm, prefix, prompts[i : i + each], longest) for i in range(0, len(prompts), each)]
-    hidden = torch.cat([h for h, _ in parts]).repeat_interleave(n, 0)
-    layers = [tuple(torch.cat(x).repeat_interleave(n, 0) for x in zip(*layer)) for layer in zip(*(l for _, l in parts))]
-    shared = prefix[0][0].shape[2] if prefix else 0
-    mask = torch.tensor([[1] * (shared + len(p)) + [0] * (longest - len(p)) for p in prompts], device=lm.device)
-    return hidden, layers, mask.repeat_interleave(n, 0), mask.sum(1).repeat_interleave(n, 0)
+    stems, owner = group_stems(prompts)
+    hidden, base = _read_blocks(lm, prefix, [0] * len(stems), stems, batch_tokens)
+    if len(stems) < len(prompts):
+        tails = [p[len(stems[o]) :] for p, o in zip(prompts, owner)]
+        hidden, base = _read_blocks(lm, base, owner, tails, batch_tokens)
+    layers, mask = base
+    repeat = lambda x: x.repeat_interleave(n, 0)
+    return repeat(hidden), [tuple(map(repeat, layer)) for layer in layers], repeat(mask), repeat(mask.sum(1))
 
 # %% ../../nbs/06_teacher.ipynb #c049
 class _Row:

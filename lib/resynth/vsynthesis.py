@@ -117,7 +117,7 @@ def _field_steps(task, attribute, label, sampling):
         own = answer_sampling(task)
         return [(f"\n{label}", replace(sampling, max_new_tokens=own.max_new_tokens, stop=own.stop, choices=own.choices))]
     if attribute != "options": return [(f"\n{label}", sampling)]
-    short = replace(sampling, max_new_tokens=max(8, sampling.max_new_tokens // len(task.labels)))
+    short = replace(sampling, max_new_tokens=max(4, sampling.max_new_tokens // len(task.labels)))
     heads = [f"\n{label} {task.labels[0]})", *(f" {letter})" for letter in task.labels[1:])]
     return [(head, replace(short, stop=("\n", *heads[i + 1 : i + 2]))) for i, head in enumerate(heads)]
 
