@@ -25,7 +25,7 @@ def profile(): return load_profile("smoke", {"model.teacher.precision": "float32
 
 
 @pytest.fixture(scope="module")
-def prompts(profile): return load_prompts(profile.run["prompts"])
+def prompts(profile): return load_prompts(profile.prompts_path("vsynthesis"))
 
 
 @pytest.fixture(scope="module")

@@ -312,8 +312,8 @@ def test_reasoning_and_empty_definition(tmp_path):
     start = text.index('text = """A competition')
     own = tmp_path / "own.toml"
     own.write_text(text[:start] + 'text = "  "\n' + text[text.index('"""', start + 12) + 3:])
-    fails(lambda: load_task(load_profile("smoke", {"run.prompts": str(own)}), "math"), "definition_math", "empty text")
-    fails(lambda: load_task(load_profile("smoke", {"run.prompts": "prompts/none.toml"}), "math"), "none.toml: cannot be read")
+    fails(lambda: load_task(load_profile("smoke", {"vsynthesis.prompts": str(own)}), "math"), "definition_math", "empty text")
+    fails(lambda: load_task(load_profile("smoke", {"vsynthesis.prompts": "prompts/none.toml"}), "math"), "none.toml: cannot be read")
     fails(lambda: load_task("smoke", "gsm8k"), "unknown task 'gsm8k'")
 
 

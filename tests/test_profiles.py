@@ -28,7 +28,7 @@ def fails(call, *parts):
 def test_profile_loads_and_resolves_its_names(name):
     profile = load_profile(name)
     assert profile.name == name and profile.seeds and profile.models["teacher"].role == "teacher"
-    prompts = load_prompts(profile.prompts_path())
+    prompts = load_prompts(profile.prompts_path("vsynthesis"))
     style = profile.models["teacher"].prompt_style
     for task in profile.tasks:
         assert prompts[f"definition_{task}"].text and prompts[f"instruction_{task}"].text
@@ -38,7 +38,7 @@ def test_profile_loads_and_resolves_its_names(name):
 
 
 def test_profiles_differ_in_their_hash():
-    assert len({load_profile(n).settings_hash() for n in NAMES}) == len(NAMES)
+    assert len({load_profile(n).settings_hash("vsynthesis") for n in NAMES}) == len(NAMES)
 
 
 def test_paper_profile_names_the_papers_models_and_full_test_sets():
@@ -102,12 +102,12 @@ def test_good_overrides_change_value_and_hash_but_not_the_file():
     profile = load_profile("laptop", {"run.seeds": (4, 5), "task.metatool.n_test": 7, "model.teacher.precision": "float32", "vsynthesis.ratio": 1})
     assert profile.seeds == (4, 5) and profile.tasks["metatool"].n_test == 7
     assert profile.models["teacher"].precision == "float32" and isinstance(profile.vsynthesis["ratio"], float)
-    assert profile.settings_hash() != load_profile("laptop").settings_hash()
+    assert profile.settings_hash("vsynthesis") != load_profile("laptop").settings_hash("vsynthesis")
     assert (FOLDER / "laptop.toml").read_text() == before
 
 
 def test_the_named_machine_does_not_change_the_hash():
-    assert load_profile("laptop", {"hardware.cores": 64}).settings_hash() == load_profile("laptop").settings_hash()
+    assert load_profile("laptop", {"hardware.cores": 64}).settings_hash("vsynthesis") == load_profile("laptop").settings_hash("vsynthesis")
 
 
 def test_unknown_profile_section_model_task():
@@ -178,11 +178,11 @@ def test_bad_prompt_files(tmp_path, text, parts):
 def test_fill_errors_and_empty_fields():
     prompts = load_prompts("prompts/vsynthesis.toml")
     fails(lambda: prompts["synthesi"], "did you mean 'synthesis'?")
-    fails(lambda: fill(prompts["vscore"], task_definition="T"), "'demonstrations' is missing")
-    fails(lambda: fill(prompts["vscore"], task_definition="T", demonstrations=None), "not a text")
-    fails(lambda: fill(prompts["vscore"], task_definition="T", demonstrations="", demo=""), "unknown field 'demo'")
-    assert fill(prompts["vscore"], task_definition="", demonstrations="D") == "D\n\n"
-    assert fill(prompts["vscore"], task_definition="T", demonstrations="D") == "T\n\nD\n\n"
+    fails(lambda: fill(prompts["inference"], instruction="T", input="X"), "'demonstrations' is missing")
+    fails(lambda: fill(prompts["inference"], instruction="T", demonstrations=None, input="X"), "not a text")
+    fails(lambda: fill(prompts["inference"], instruction="T", demonstrations="", input="X", demo=""), "unknown field 'demo'")
+    assert fill(prompts["inference"], instruction="", demonstrations="D", input="X") == "D\n\nX"
+    assert fill(prompts["inference"], instruction="T", demonstrations="", input="X") == "T\n\nX"
     assert fill(prompts["inference"], instruction="I", demonstrations="", input="Question: q\nAnswer:") == "I\n\nQuestion: q\nAnswer:"
 
 

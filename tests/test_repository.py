@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from resynth.claims import MARKS, PUBLISHED_COLUMNS, VERDICTS, claims_matrix, read_claims, read_published, render_matrix
-from resynth.profiles import load_profile, repo_root
+from resynth.profiles import load_profile, paper_of, repo_root
 
 ROOT = repo_root()
 
@@ -176,7 +176,7 @@ def test_results_are_whole():
     for folder in result_folders():
         told = json.loads(text(folder / "manifest.json"))
         assert (told["profile"], told["notebook"]) == (folder.parent.name, folder.name)
-        assert told["settings_hash"] == load_profile(told["profile"]).settings_hash(), f"{folder.parent.name}/{folder.name}: the profile has changed since this run"
+        assert told["settings_hash"] == load_profile(told["profile"]).settings_hash(paper_of(told["notebook"])), f"{folder.parent.name}/{folder.name}: the profile has changed since this run"
         assert (folder / "run.ipynb").is_file() and (folder / "table_claims.csv").is_file()
         for name, digest in told["files"].items():
             assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, f"{folder.name}/{name} is not the file of its manifest"

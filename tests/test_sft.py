@@ -30,7 +30,7 @@ def profile(): return load_profile("smoke")
 
 
 @pytest.fixture(scope="module")
-def prompts(profile): return load_prompts(profile.run["prompts"])
+def prompts(profile): return load_prompts(profile.prompts_path("vsynthesis"))
 
 
 @pytest.fixture(scope="module")

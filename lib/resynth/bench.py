@@ -45,7 +45,7 @@ def open_bench(
     for name in names:
         if name not in profile.tasks:
             raise ResynthError(f"task '{name}' is not in profile {profile.name}: {', '.join(profile.tasks)}{nearest(name, profile.tasks)}")
-    return Bench(profile, open_teacher(profile), load_prompts(profile.prompts_path()),
+    return Bench(profile, open_teacher(profile), load_prompts(profile.prompts_path("vsynthesis")),
                  {n: load_task(profile, n) for n in names},
                  {n: read_examples(profile, n, "test", profile.tasks[n].n_test or None, 0) for n in names})
 

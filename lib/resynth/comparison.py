@@ -206,7 +206,8 @@ def accuracy_table(
         found = percentile_interval(draws, grid.mean(), grid.shape[1], grid.shape[0], confidence)
         spread = grid.mean(axis=1).std(ddof=1) if len(grid) > 1 else np.nan
         failed = int((1 - part["parsed"].astype(int)).sum()) if "parsed" in part else 0
-        rows.append(dict(zip(by, key)) | dict(em=found.effect, low=found.low, high=found.high, spread=spread,
+        low, high = np.clip([found.low, found.high], 0, 1)  # a share
+        rows.append(dict(zip(by, key)) | dict(em=found.effect, low=low, high=high, spread=spread,
                                                n_items=found.n_items, n_seeds=found.n_seeds, n_failed=failed))
     return pd.DataFrame(rows)
 

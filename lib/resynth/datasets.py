@@ -366,7 +366,7 @@ def load_task(
 ) -> Task:
     "Build a task from the profile's sizes and prompt file; raises ResynthError for an unknown task or an empty definition."
     profile = load_profile(profile)
-    sizes, prompts = profile.tasks[task_name], load_prompts(profile.prompts_path())
+    sizes, prompts = profile.tasks[task_name], load_prompts(profile.prompts_path("vsynthesis"))
     labels, types = _labels_and_types(sizes)
     words = {"tool_list": ", ".join(labels), "option_letters": f"{labels[0]} to {labels[-1]}" if labels else ""}
     def filled(kind):

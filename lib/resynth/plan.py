@@ -79,7 +79,7 @@ def task_sizes(
     name: str,  # task
 ) -> Sizes:
     "Collect what a plan needs to know of a task."
-    sizes, prompts = profile.tasks[name], load_prompts(profile.prompts_path())
+    sizes, prompts = profile.tasks[name], load_prompts(profile.prompts_path("vsynthesis"))
     fields = [f for f, _ in TASK_SHAPES[name][1]]
     definition, instruction = (_prompt_tokens(profile, prompts, f"{kind}_{name}", sizes) for kind in ("definition", "instruction"))
     reports, types = "context" in fields, {"math": 4, "medqa": 2}.get(name, 1)

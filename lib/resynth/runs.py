@@ -24,7 +24,7 @@ import pandas as pd
 from .claims import read_claims
 from .models import cpu_flags, device_name
 from .plots import save_figure, set_style
-from .profiles import Profile, ResynthError, load_profile, parse_setting, repo_root
+from .profiles import Profile, ResynthError, load_profile, paper_of, parse_setting, repo_root
 
 # %% ../../nbs/09_runs.ipynb #c008
 def write_whole(
@@ -121,11 +121,14 @@ class Run:
     started: float = field(default_factory=time.time) # seconds
 
     @property
+    def paper(self): return paper_of(self.notebook)
+
+    @property
     def staging(self): return self.folder.with_name(f".{self.notebook}.new")
 
     def caption(self, text, n=None):
         "A caption with what it rests on: profile, models, seeds, n."
-        return f"{text} ({self.profile.cite()}" + (f"; n = {n}" if n is not None else "") + ")"
+        return f"{text} ({self.profile.cite(self.paper)}" + (f"; n = {n}" if n is not None else "") + ")"
 
     def table(self, frame, name, caption="", digits=3, n=None):
         "Write a table as CSV and return it as the notebook shows it."
@@ -180,11 +183,11 @@ def finish_run(
     **facts, # more for the manifest: precision=..., n=..., excluded=...
 ) -> dict: # the manifest
     "Write the manifest of a run, and apart from it the facts that differ from run to run; then publish all."
-    models = {m.name: dict(role=m.role, hub=m.hub, revision=m.revision, wheel=m.wheel, sha256=m.sha256) for m in run.profile.models.values()}
-    prompts = run.profile.prompts_path()
+    models = {m["name"]: {k: m[k] for k in ("role", "hub", "revision", "wheel", "sha256")} for m in run.profile.settings(run.paper)["model"]}
+    settings, prompts = run.profile.settings(run.paper), run.profile.prompts_path(run.paper)
     manifest = dict(notebook=run.notebook, profile=run.profile.name, overrides=run.overrides, seeds=list(run.profile.seeds),
-        settings_hash=run.profile.settings_hash(), settings=run.profile.raw, models=models,
-        prompts=dict(file=run.profile.run["prompts"], sha256=_sha256(prompts) if prompts.is_file() else ""),
+        settings_hash=run.profile.settings_hash(run.paper), settings=settings, models=models,
+        prompts=dict(file=prompts.name, sha256=_sha256(prompts) if prompts.is_file() else ""),
         environment=environment_facts(), files={p.name: _sha256(p) for p in sorted(set(run.files))}, **run.facts, **facts)
     told = dict(finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"), seconds=round(time.time() - run.started, 1),
                 host=platform.node(), commit=_git_commit(repo_root()))
@@ -200,8 +203,8 @@ def results_folder(
     results: str | Path | None = None, # default: results/ of this project
 ) -> Path: # results/<profile>/<notebook>
     "Name the folder of a notebook's results; a profile whose settings are not those of its file gets its own."
-    plain = used.settings_hash() == load_profile(used.path).settings_hash()
-    name = used.name if plain else f"{used.name}+{used.settings_hash()[:6]}"
+    own, plain = (p.settings_hash(paper_of(notebook)) for p in (used, load_profile(used.path)))
+    name = used.name if own == plain else f"{used.name}+{own[:6]}"
     return (Path(results) if results else repo_root() / "results") / name / notebook
 
 # %% ../../nbs/09_runs.ipynb #c036
@@ -242,7 +245,8 @@ def card(
 ):
     "Show what a numbered notebook tests, with what and by which rule."
     from IPython.display import Markdown
-    models = [f"- {m.role}: **{m.name}**, `{m.hub}` at `{m.revision[:12]}`, {m.parameters / 1e6:,.0f}M parameters" for m in profile.models.values()]
+    used = profile.settings(paper_of(notebook))["model"]
+    models = [f"- {m['role']}: **{m['name']}**, `{m['hub']}` at `{m['revision'][:12]}`, {m['parameters'] / 1e6:,.0f}M parameters" for m in used]
     tasks = [f"- {t.name}: {t.source} data, {t.n_test or 'all'} test items, {t.n_labelled or 'all'} human labels" for t in profile.tasks.values()]
     claims = [f"| `{c.id}` | {c.locator} | {c.text} | {rule_in_words(c.rule)} |" for c in read_claims(notebook=notebook)]
     return Markdown("\n".join([f"**Profile `{profile.name}`**: {profile.description}; seeds {', '.join(map(str, profile.seeds))}.", "",

@@ -6,7 +6,7 @@
 __all__ = ['TASK_SHAPES', 'NUMBER_TOLERANCE', 'Example', 'Task', 'validate_task', 'make_task', 'one_line', 'format_input',
            'format_example', 'format_opening', 'answer_format', 'parse_label', 'parse_option', 'parse_number',
            'numbers_match', 'boxed', 'plain_expression', 'parse_math', 'parse_answer', 'exact_match', 'check_example',
-           'parse_example']
+           'split_fields', 'parse_example']
 
 # %% ../../nbs/01_tasks.ipynb #c003
 import math, re
@@ -302,7 +302,11 @@ def check_example(
     return example
 
 # %% ../../nbs/01_tasks.ipynb #c057
-def _split_fields(task, text):
+def split_fields(
+    task: Task,             # its fields, without the context, are looked for
+    text: str,              # a model's text, from the first label on
+) -> dict[str, str] | None: # {attribute: text}; None if a field is missing
+    "Find the written fields of an example by their labels, in order."
     wanted, found, rest = [f for f in task.fields if f[0] != "context"], {}, text
     for (attribute, label), following in zip(wanted, [*wanted[1:], None]):
         if not rest.lstrip().startswith(label):
@@ -325,7 +329,7 @@ def parse_example(
     type: str = "",         # the question type that was asked for
 ) -> Example | None:        # None if a field is missing or the answer is not valid
     "Read a whole demonstration from a model's text."
-    found = _split_fields(task, text)
+    found = split_fields(task, text)
     answer = parse_answer(task, found["answer"]) if found else None
     if answer is None or not found["question"]:
         return None
