@@ -90,7 +90,7 @@ def test_no_verification_asks_for_none_and_scores_all():
 
 
 def test_the_smallest_profile_is_planned_as_it_ran():
-    counted = 411  # rows of an empty store after all seven notebooks at smoke
+    counted = 348  # rows of an empty store after all seven notebooks at smoke
     assert sum(calls("smoke").values()) == pytest.approx(counted, rel=0.25)
 
 

@@ -6,7 +6,7 @@ import torch
 from resynth import models
 from resynth.profiles import ResynthError, load_profile
 from resynth.store import Store
-from resynth.teacher import (LocalTeacher, Sampling, StoredTeacher, draw_from_nucleus, first_token_mask, make_batches,
+from resynth.teacher import (Field, LocalTeacher, Sampling, StoredTeacher, draw_from_nucleus, first_token_mask, make_batches,
                              render_prompt, request_uniforms, shared_prefix)
 
 HEAD = "A list of countries with their capitals, one below the other, as a school book prints them for children.\n\n"
@@ -170,3 +170,22 @@ def test_chat_prompts_prefill_the_field_label(teacher):
     assert text == "<user>Choose a tool.\n\nQuestion: Rain?</user><assistant>Tool:"
     from resynth.teacher import chat_template
     assert "Rain?" in chat_template(spec)([dict(role="user", content="Rain?")])
+
+
+def test_fields_of_one_completion_equal_one_request_a_field(teacher):
+    later = (Field("\nLanguage:", 6), Field("\nContinent: the continent of", 5, ("\n", ","), nonempty=False), Field("\nIsland (A) yes (B) no:", 1, choices=(" A", " B")))
+    whole = teacher.generate(PROMPTS, Sampling(max_new_tokens=7, stop=("\n", "."), then=later))
+    for prompt, (completion,) in zip(PROMPTS, whole):
+        text = teacher.generate([prompt], Sampling(max_new_tokens=7, stop=("\n", ".")))[0][0].text
+        for f in later:
+            text = text.rstrip() + f.head
+            text += teacher.generate([prompt + text], Sampling(0, 1, f.max_new_tokens, f.stop, nonempty=f.nonempty, choices=f.choices))[0][0].text
+        assert completion.text == text
+    assert len({c.text for (c,) in whole}) == len(PROMPTS)  # rows of different lengths, finished at different steps
+
+
+def test_samples_of_several_fields_do_not_depend_on_company(teacher):
+    warm = Sampling(1.0, 0.9, 6, n=3, seed=3, then=(Field("\nRiver:", 6), Field("\nFood:", 6)))
+    there = teacher.generate(PROMPTS, warm)
+    assert [[c.text for c in row] for row in teacher.generate(PROMPTS[3:4], warm)] == [[c.text for c in there[3]]]
+    assert len({c.text for row in there for c in row}) > 10

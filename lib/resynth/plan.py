@@ -54,7 +54,6 @@ class Sizes:
     example: int  # a demonstration, with its report
     written: int  # what the teacher writes of it, without labels and report
     answer: int
-    fields: int  # that are written one by one
     types: int  # question types, 1 if there are none
     reports: bool  # a report is given
 
@@ -85,7 +84,7 @@ def task_sizes(
     reports, types = "context" in fields, {"math": 4, "medqa": 2}.get(name, 1)
     return Sizes(items=sizes.n_test or WHOLE_TEST[name], labelled=sizes.n_labelled, definition=definition, instruction=instruction,
                  example=sizes.mean_tokens, written=round(sizes.mean_tokens * (0.25 if reports else 0.7)),
-                 answer=max(2, round(ANSWER_SHARE * sizes.max_new_tokens)), fields=len(fields) - reports, types=types, reports=reports)
+                 answer=max(2, round(ANSWER_SHARE * sizes.max_new_tokens)), types=types, reports=reports)
 
 # %% ../../nbs/19_plan.ipynb #c013
 def evaluation_load(
@@ -137,8 +136,7 @@ def writing_load(
     v, samples = profile.vsynthesis, n_inputs * profile.vsynthesis["n_samples"]
     asked = min(n_inputs, sizes.types) if empty and not sizes.reports else n_inputs
     prompt = sizes.definition + (0 if empty else v["shots"] * sizes.example + sizes.written) + sizes.reports * sizes.example
-    again = 0 if writes_at_once(profile) else (sizes.fields - 1) * samples
-    return Load.of(asked, prompt, samples, sizes.written) + Load.of(again, prompt + sizes.written)
+    return Load.of(asked, prompt, samples, sizes.written)
 
 
 def checking_load(
@@ -188,9 +186,8 @@ def self_icl_load(
 ) -> Load:
     "Count Self-ICL without and with labels, one seed. V-Synthesis Table 1."
     s, k = task_sizes(profile, name), profile.vsynthesis["eval_shots"]
-    further = 0 if writes_at_once(profile) else (s.fields - 2) * s.items * k
     prompt = s.definition + 40 + 2 * s.example
-    write = Load.of(s.items, prompt, s.items * k, s.written) + Load.of(further, prompt + s.written)
+    write = Load.of(s.items, prompt, s.items * k, s.written)
     answers = YIELDS[TASK_SHAPES[name][2]][0] * s.items * k
     label = Load.of(answers, s.instruction + s.example, answers, s.answer) + Load.of(answers, s.instruction + (k + 1) * s.example, answers, s.answer)
     return write + label + 2 * evaluation_load(s, k)
