@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from resynth.plan import (NOTEBOOKS, Load, evaluation_load, later_iterations, load_11, load_12, load_14, load_15, load_16, notebook_loads,
-                          plan_rows, plan_table, self_icl_load, stored_calls, synthesis_load, task_sizes)
+                          plan_rows, plan_table, self_icl_load, stored_calls, synthesis_load, task_sizes, writing_load)
 from resynth.profiles import load_profile, repo_root
 from resynth.store import Store
 
@@ -78,9 +78,10 @@ def test_shared_work_is_counted_once():
     assert load_16(shared) == Load()
 
 
-def test_a_chat_model_writes_all_fields_in_one_call():
-    chat = load_profile("laptop", {"model.teacher.prompt_style": "chat"})
-    assert synthesis_load(chat, "medqa", (1, 2)).calls < synthesis_load(load_profile("laptop"), "medqa", (1, 2)).calls
+def test_all_fields_of_all_samples_are_one_call_an_input():
+    base, sizes = load_profile("laptop"), task_sizes(load_profile("laptop"), "medqa")
+    assert writing_load(base, sizes, 5, empty=False).calls == 5
+    assert writing_load(base, sizes, 5, empty=True).calls == min(5, sizes.types)  # from scratch: one call a question type
 
 
 def test_no_verification_asks_for_none_and_scores_all():
