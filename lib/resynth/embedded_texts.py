@@ -138,7 +138,7 @@ def _slot_value(rng, pool, slot, cast, used):
     else: used[slot] += 1
     return cast[slot][used[slot] % 2]
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t017
+# %% ../../nbs/40a_embedded_texts.ipynb #t018
 _VERBS = "announced|approved|rejected|discussed|praised|delayed|defended|criticised|backed|questioned|welcomed|described".split("|")
 _NEWS = {  # topic: (who / what / tail)
     "business": "{company}|the board of {company}|investors in {company}|the central bank|a rival of {company}|the chief executive of {company}"
@@ -155,7 +155,7 @@ _NEWS = {  # topic: (who / what / tail)
         "/hackers stole passwords|downloads of the {gadget} passed {cardinal}|the network was down|the servers were overloaded|developers promised an update|the battery lasts longer|privacy groups warned of spyware|the code was leaked on the internet",
 }
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t018
+# %% ../../nbs/40a_embedded_texts.ipynb #t019
 _NEWS |= {
     "sports": "{team}|the coach of {team}|the captain of {team}|fans of {team}|striker {person}|champion {person}"
         "/a place in the final of the {event}|a new contract with {team}|a late goal at {venue}|a defeat in straight sets|a transfer to {team}|a ban after a doping test|the draw for the {event}|a world record in the relay|an injury to the knee|a win over {team}|the choice of a new manager|the pitch at {venue}"
@@ -181,7 +181,7 @@ _NEWS |= {
 }
 NEWS_TOPICS = {topic: dict(zip(("who", "what", "tail"), (part.split("|") for part in phrases.split("/")))) for topic, phrases in _NEWS.items()}
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t020
+# %% ../../nbs/40a_embedded_texts.ipynb #t021
 _GOODS = {
     "magazines": "monthly on gardening|weekly digest of crosswords|quarterly of essays|cooking monthly|fashion glossy|back issue on trains/long articles|a fold out map|recipes of the season|letters from readers|photographs on thick paper|a subscription of {cardinal} issues",
     "camera_photo": "zoom lens|tripod|flash unit|memory card|lens filter|film scanner/a wide aperture|quick autofocus|a carrying strap|sharp exposure in low light|a shutter release|a tilting viewfinder",
@@ -209,7 +209,7 @@ _GOODS = {
 }
 GOODS = {kind: dict(zip(("item", "feat"), (part.split("|") for part in phrases.split("/")))) for kind, phrases in _GOODS.items()}
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t022
+# %% ../../nbs/40a_embedded_texts.ipynb #t023
 _FILMS = {  # genre: (role / act / end)
     "crime": "a tired detective|a jewel thief|an honest banker|a police clerk/a necklace vanishes from a locked safe|an informer is found dead|the chase ends on a rooftop|a witness changes her story|the alibi falls apart|a bribe is offered in a garage/the thief walks free|the detective resigns|the judge is arrested",
     "romance": "a shy florist|a divorced pianist|a young tutor|a letter writer/two strangers share a train compartment|a love letter reaches the wrong door|a wedding is called off|they dance in the rain|an old flame returns|a kiss is seen by the wrong person/they marry by the sea|they part at the station|a last letter explains it all",
@@ -220,7 +220,7 @@ _FILMS = {  # genre: (role / act / end)
 }
 FILMS = {genre: dict(zip(("role", "act", "end"), (part.split("|") for part in phrases.split("/")))) for genre, phrases in _FILMS.items()}
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t024
+# %% ../../nbs/40a_embedded_texts.ipynb #t025
 _FRAMES = {
     "news": ("[who] [did] [what] on {date}", "[who] [did] [what], and [tail]", "in {gpe}, [who] [did] [what]", "{person} said that [tail]",
              "according to {person}, [who] [did] [what]", "[tail], {person} said", "[who] [did] [what] while [tail]"),
@@ -238,7 +238,7 @@ def _expand(rng, frame, phrases, used):
         return choice
     return re.sub(r"\[(\w+)\]", word, frame)
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t025
+# %% ../../nbs/40a_embedded_texts.ipynb #t026
 @dataclass(frozen=True)
 class Written:
     "An embedded document or labelled text, with what is true of it."
@@ -258,7 +258,7 @@ def _shape(rng, kind):
     if kind == "goods": return [first, *(_pick(rng, rest) for _ in range(int(rng.integers(2, 5))))]
     return [_pick(rng, _FRAMES[kind]) for _ in range(int(rng.integers(5, 9)))]
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t027
+# %% ../../nbs/40a_embedded_texts.ipynb #t028
 def _pool_of(corpus, number):
     fixed = {"news_dominant": "dominant", "news_india": "india", "products": "shop", "movies": "screen"}
     return fixed.get(corpus) or ("india" if number % 3 == 2 else "regional")
@@ -280,7 +280,7 @@ def embedded_document(
     text, entities = fill_slots(rng, [_expand(rng, frame, phrases, used) for frame in _shape(rng, kind)], pool)
     return Written(document_id, text, topic, _pick(rng, POOLS[pool]["outlet"]), entities)
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t030
+# %% ../../nbs/40a_embedded_texts.ipynb #t031
 def embedded_entities(
     written_id: str,  # of a document or of a labelled text
 ) -> tuple[Entity, ...]:  # true entities, with place and type
@@ -299,7 +299,7 @@ def gazetteer(
         names |= {name: SLOT_TYPES[slot] for slot, values in {**words, "person": people}.items() if SLOT_TYPES.get(slot) in NAMED_TYPES for name in values}
     return names
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t036
+# %% ../../nbs/40a_embedded_texts.ipynb #t037
 _VAGUE = {"who": "officials|experts|a spokesman|{person}".split("|"), "what": "the plan|the report|the decision|the proposal|the offer|the news".split("|"),
           "tail": "nobody gave details|more is expected on {date}|the outcome is open|many were surprised|questions remain".split("|")}
 _AG_TOPICS = {"Business": ("business",), "World": ("world", "elections"), "Sci/Tech": ("science", "tech"), "Sports": ("sports",)}
@@ -328,7 +328,7 @@ def _toi_headlines(rng, label):
     frames = ("[who] [did] [what]", "[what]: [tail]", "[tail], says {person}", "[who] [did] [what] in {gpe}")
     return _news_text(rng, (label,), [t for t in NEWS_TOPICS if t not in (label, "science")], [_pick(rng, frames)], 0.06, 0.06)
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t037
+# %% ../../nbs/40a_embedded_texts.ipynb #t038
 _TONES = {
     "true": "only a fool would believe {party} after [what]|this circus led by {person} gets more shameful by the week|{person} whines, lies and calls it leadership|wake up: the cowards of {party} despise ordinary people|what a pathetic excuse for a plan|the corrupt clowns behind [what] should hide in shame|no honest citizen can stomach the greed of {party}|their rotten scheme insults everyone who works for a living|it takes real nerve to sell such garbage as reform|{person} laughs while the country burns",
     "false": "{party} said that it would study [what]|{person} asked for patience until the figures are published|both sides agreed to meet again on {date}|supporters and opponents of [what] were heard|a spokesperson for {party} gave no further details|the committee will vote on the proposal on {date}|{person} thanked the staff and took questions|independent experts called the estimate reasonable|the report lists arguments for and against [what]|officials in {gpe} expect a decision soon",
@@ -345,7 +345,7 @@ def _hyperpartisan(rng, label):
     order, used = rng.permutation(len(frames)), set()
     return topic, [_expand(rng, frames[i], {**NEWS_TOPICS[topic], "did": _VERBS}, used) for i in order]
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t039
+# %% ../../nbs/40a_embedded_texts.ipynb #t040
 _VERDICTS = {
     "goods+": "works exactly as I hoped|was a joy from the start|is well made|was easy to set up|does the job every time|is worth every cent|feels solid|saved me a lot of trouble|exceeded my expectations|still looks new|made my family happy|is a great buy",
     "goods-": "broke almost at once|was a waste of money|is badly made|was hard to set up|stopped working far too soon|is not worth the price|feels flimsy|gave me a lot of trouble|fell short of my expectations|arrived scratched|annoyed my family|went straight back to the shop",
@@ -368,7 +368,7 @@ def _review(rng, kind, sign, topic, n_sentences):
     chosen = [frames[int(rng.integers(6 if rng.random() < (0.9 if i else 0.4) else 4))] for i in range(n_sentences)]
     return [_expand(rng, frame, words, used) for frame in chosen]
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t041
+# %% ../../nbs/40a_embedded_texts.ipynb #t042
 def _polarity(rng, label):
     topic = _pick(rng, list(GOODS))
     return topic, _review(rng, "goods", "+" if label == "positive" else "-", topic, int(rng.integers(1, 4)))
@@ -392,7 +392,7 @@ def _category(rng, label):
     rest = [_expand(rng, _pick(rng, frames), {**(other if rng.random() < 0.25 else GOODS[label]), "own": own}, set()) for _ in range(int(rng.integers(0, 3)))]
     return label, [first, *rest]
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t042
+# %% ../../nbs/40a_embedded_texts.ipynb #t043
 _PURPOSES = {
     "humorous": "to impress my goldfish|to get out of doing the dishes|as a hat at my own wedding|to win an argument with my mother in law|while riding a llama|to finally become king of the sofa|to scare the vegetables|without my cat filing a complaint|to teach my toaster some manners|and will it love me back|to summon pizza|while I pretend to work",
     "non_humorous": "in a small flat|every day without damage|to replace an older one|as a gift for my mother in law|while travelling by train|outside in the rain|with parts of another brand|without reading the manual|and is a spare part included|if I have small hands|near my cat and dog|and how long is the warranty",
@@ -411,7 +411,7 @@ _WRITERS = {  # task: (writer, pool, label space is told by the caller)
     "polarity": (_polarity, "shop"), "category": (_category, "shop"), "humor": (_humor, "shop"), "imdb": (_imdb, "screen"), "sst2": (_sst2, "screen"),
 }
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t044
+# %% ../../nbs/40a_embedded_texts.ipynb #t045
 def _candidate(task, seed, label, attempt):
     rng = np.random.default_rng(derive_seed(seed, "text", task, label, attempt))
     topic, sentences = _WRITERS[task][0](rng, label)
@@ -434,7 +434,7 @@ def embedded_text(
     text, topic, entities = _candidate(parts[0], int(parts[2]), parts[3], int(parts[4]))
     return Written(text_id, text, topic, "", entities)
 
-# %% ../../nbs/40a_embedded_texts.ipynb #t045
+# %% ../../nbs/40a_embedded_texts.ipynb #t046
 def embedded_texts(
     task: str,                  # a key of the eight tasks
     labels: tuple[str, ...],    # label space; the labels take turns
