@@ -270,7 +270,7 @@ def test_hub_corpora(monkeypatch):
 
 
 @real
-@pytest.mark.parametrize("name, least", [("news_dominant", 4000), ("news_regional", 2000), ("news_india", 20), ("products", 3000), ("movies", 70)])
+@pytest.mark.parametrize("name, least", [("news_dominant", 4000), ("news_regional", 2000), ("news_india", 20), ("products", 2900), ("movies", 70)])
 def test_real_corpora(name, least, monkeypatch):
     monkeypatch.setenv("RESYNTH_DATA", str(SHARED))
     corpus = load_corpus("local", name)

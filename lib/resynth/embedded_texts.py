@@ -105,6 +105,7 @@ def _pair(rng, pool, slot):
         names = [[_pick(rng, POOLS[pool][part]) for part in ("first", "last")] for _ in range(2)]
         return tuple(" ".join(name) for name in names)
     words = POOLS[pool][slot]
+    if pool in ("shop", "screen") and slot in ("brand", "model", "work"): return (_pick(rng, words),) * 2  # one thing a text
     return tuple(words[i] for i in rng.choice(len(words), 2, replace=False))
 
 # %% ../../nbs/40a_embedded_texts.ipynb #t012
@@ -255,13 +256,19 @@ _CORPORA = {"news_dominant": "news", "news_regional": "news", "news_india": "new
 def _shape(rng, kind):
     first, *rest = _FRAMES[kind]
     if kind == "films": return [first, *(_pick(rng, rest[:-1]) for _ in range(int(rng.integers(4, 7)))), rest[-1]]
-    if kind == "goods": return [first, *(_pick(rng, rest) for _ in range(int(rng.integers(2, 5))))]
+    if kind == "goods": return [first, *(_pick(rng, rest) for _ in range(int(rng.integers(3, 5))))]
     return [_pick(rng, _FRAMES[kind]) for _ in range(int(rng.integers(5, 9)))]
 
 # %% ../../nbs/40a_embedded_texts.ipynb #t028
 def _pool_of(corpus, number):
     fixed = {"news_dominant": "dominant", "news_india": "india", "products": "shop", "movies": "screen"}
     return fixed.get(corpus) or ("india" if number % 3 == 2 else "regional")
+
+
+def _about_one(rng, kind, topic):
+    "The phrases of a topic, with a single thing (or role) to write about."
+    phrases, one = _PHRASES[kind][topic], {"goods": "item", "films": "role"}.get(kind)
+    return {**phrases, one: [_pick(rng, phrases[one])]} if one else phrases
 
 
 def embedded_document(
@@ -276,7 +283,7 @@ def embedded_document(
     seed, number = map(int, rest.split(":"))
     rng, kind, pool = np.random.default_rng(derive_seed(seed, "document", corpus, number)), _CORPORA[corpus], _pool_of(corpus, number)
     topics = list(_PHRASES[kind])
-    phrases, used = {**_PHRASES[kind][topic := topics[number % len(topics)]], "did": _VERBS}, set()
+    phrases, used = {**_about_one(rng, kind, topic := topics[number % len(topics)]), "did": _VERBS}, set()
     text, entities = fill_slots(rng, [_expand(rng, frame, phrases, used) for frame in _shape(rng, kind)], pool)
     return Written(document_id, text, topic, _pick(rng, POOLS[pool]["outlet"]), entities)
 
@@ -363,7 +370,7 @@ _REVIEW = {
 
 def _review(rng, kind, sign, topic, n_sentences):
     other = {"+": "-", "-": "+"}[sign]
-    words = {**_PHRASES[kind][topic], "own": VERDICTS[kind + sign], "other": VERDICTS[kind + other]}
+    words = {**_about_one(rng, kind, topic), "own": VERDICTS[kind + sign], "other": VERDICTS[kind + other]}
     frames, used = _REVIEW[kind], set()
     chosen = [frames[int(rng.integers(6 if rng.random() < (0.9 if i else 0.4) else 4))] for i in range(n_sentences)]
     return [_expand(rng, frame, words, used) for frame in chosen]
@@ -388,8 +395,9 @@ def _category(rng, label):
     frames = ["this [item] [own]", "I like [feat]", "it came with [feat], and it [own]", "my {brand} [own]", "ordered for a friend, who wanted [feat]", "the {model} [item] [own]", "sadly without [feat]"]
     own = VERDICTS[_pick(rng, ("goods+", "goods-"))]
     other = GOODS[_pick(rng, [kind for kind in GOODS if kind != label])]
-    first = _expand(rng, _pick(rng, frames[:3]), {**GOODS[label], "own": own}, set())
-    rest = [_expand(rng, _pick(rng, frames), {**(other if rng.random() < 0.25 else GOODS[label]), "own": own}, set()) for _ in range(int(rng.integers(0, 3)))]
+    mine = _about_one(rng, "goods", label)
+    first = _expand(rng, _pick(rng, frames[:3]), {**mine, "own": own}, set())
+    rest = [_expand(rng, _pick(rng, frames), {**(other if rng.random() < 0.25 else mine), "own": own}, set()) for _ in range(int(rng.integers(0, 3)))]
     return label, [first, *rest]
 
 # %% ../../nbs/40a_embedded_texts.ipynb #t043
