@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 
-from resynth.profiles import (SCHEMA, Prompt, ResynthError, check_profile, choose_prompt, fill, load_profile, load_prompts,
+from resynth.profiles import (LISTS, SCHEMA, Prompt, ResynthError, check_profile, choose_prompt, fill, load_profile, load_prompts,
                               nearest, parse_setting, repo_root)
 
 NAMES = ("smoke", "laptop", "laptop_real", "gpu", "paper")
@@ -49,7 +49,7 @@ def test_paper_profile_names_the_papers_models_and_full_test_sets():
     assert profile.vsynthesis["shots"] == 2 and profile.vsynthesis["eval_shots"] == 3
 
 
-@pytest.mark.parametrize("section", [s for s in SCHEMA if s not in ("model", "task")])
+@pytest.mark.parametrize("section", [s for s in SCHEMA if s not in LISTS])
 def test_every_key_is_required_and_known(section):
     for key in SCHEMA[section]:
         short = raw()
@@ -63,7 +63,7 @@ def test_every_key_is_required_and_known(section):
         fails(lambda: check_profile("x.toml", typed), f"[{section}] {key}")
 
 
-@pytest.mark.parametrize("section", ["model", "task"])
+@pytest.mark.parametrize("section", LISTS)
 def test_every_key_of_a_list_entry_is_required(section):
     for key in SCHEMA[section]:
         short = raw()
@@ -206,3 +206,21 @@ def test_import_is_light():
     import subprocess, sys
     code = "import sys, resynth.datasets; print([m for m in ('torch', 'transformers', 'sklearn', 'datasets') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_section_of_one_paper_does_not_touch_the_hash_of_another():
+    base, changed = load_profile("laptop"), load_profile("laptop", {"synthesizrr.k": 7, "text_task.ag_news.n_test": 9, "corpus.products.n": 5})
+    assert base.settings_hash("vsynthesis") == changed.settings_hash("vsynthesis")
+    assert base.settings_hash("synthesizrr") != changed.settings_hash("synthesizrr")
+    assert load_profile("laptop", {"run.n_boot": 200}).settings_hash("synthesizrr") != base.settings_hash("synthesizrr")
+
+
+@pytest.mark.parametrize("overrides, parts", [
+    ({"synthesizrr.student": "all-MiniLM"}, ["student = 'all-MiniLM'", "no [[model]]", "did you mean 'all-MiniLM-L6-v2'?"]),
+    ({"synthesizrr.swap_corpora": ["movies"]}, ["swap_corpora = 'movies'", "no [[corpus]]"]),
+    ({"synthesizrr.map_tasks": ["imdb"]}, ["map_tasks = 'imdb'", "no [[text_task]]"]),
+    ({"text_task.ag_news.corpus": "movies"}, ["[[text_task]] ag_news", "no [[corpus]]"]),
+    ({"text_task.ag_new.n_test": 3}, ["did you mean 'ag_news'?"]),
+])
+def test_names_across_sections_of_synthesizrr(overrides, parts):
+    fails(lambda: load_profile("laptop", overrides), *parts)

@@ -259,6 +259,13 @@ def _rebuild(layers):
 
 def _layers(cache): return [(layer.keys, layer.values) for layer in cache.layers]
 
+
+def _take_layers(cache):
+    "The layers of a cache that is not used any more, so that they can be freed one by one."
+    layers = _layers(cache)
+    cache.layers.clear()
+    return layers
+
 # %% ../../nbs/06_teacher.ipynb #c040
 @functools.cache
 def _roomy_layer():
@@ -285,10 +292,11 @@ def _roomy_layer():
 
 
 def _roomy_cache(layers, room):
-    "A cache of (keys, values) with room for `room` more tokens."
+    "A cache of (keys, values) with room for `room` more tokens; empties the list `layers`."
     from transformers import DynamicCache
     cache = DynamicCache()
-    cache.layers = [_roomy_layer()(keys, values, room) for keys, values in layers]
+    cache.layers = []
+    while layers: cache.layers.append(_roomy_layer()(*layers.pop(0), room))  # the old one is freed at once
     return cache
 
 # %% ../../nbs/06_teacher.ipynb #c042
@@ -358,8 +366,8 @@ def _read_blocks(lm, prefix, rows, batch_tokens):
 def _start_rows(lm, prefix, prompts, n, batch_tokens):
     "Read `prompts`; returns last hidden states, layers and mask, each prompt repeated `n` times."
     hidden, layers, mask = _read_blocks(lm, prefix, prompts, batch_tokens)
-    repeat = lambda x: x.repeat_interleave(n, 0)
-    return repeat(hidden), [tuple(map(repeat, layer)) for layer in layers], repeat(mask)
+    repeat = lambda x: x.repeat_interleave(n, 0) if n > 1 else x
+    return repeat(hidden), [tuple(map(repeat, layers.pop(0))) for _ in range(len(layers))], repeat(mask)
 
 # %% ../../nbs/06_teacher.ipynb #c049
 class _Row:
@@ -430,8 +438,9 @@ def _write_field(lm, hidden, cache, mask, rows, field, sampling, ends, tokenizer
         if last and sum(done) * 4 >= len(done):
             keep = [i for i, d in enumerate(done) if not d]
             live, tokens, done = [live[i] for i in keep], [tokens[i] for i in keep], [False] * len(keep)
-            layers = [(k[keep], v[keep]) for k, v in _layers(cache)]
-            cache, mask = _roomy_cache(layers, field.max_new_tokens - len(live[0].ids)), mask[keep]
+            held = _take_layers(cache)
+            held = [tuple(x[keep] for x in held.pop(0)) for _ in range(len(held))]
+            cache, mask = _roomy_cache(held, field.max_new_tokens - len(live[0].ids)), mask[keep]
         hidden, cache, mask = _read(lm, [[t] for t in tokens], cache, mask, mask.sum(1))
         hidden = hidden[:, -1]
         mask[:, -1] = 1 - torch.tensor(done, dtype=mask.dtype, device=mask.device)  # what a finished row was fed does not count
@@ -448,7 +457,7 @@ def _append_head(lm, cache, mask, rows, field, tokenizer):
         ids = tokenizer.encode(row.prompt + row.text, add_special_tokens=False).ids
         kept.append(shared_prefix([row.held, ids], least=1)); tails.append(ids[kept[-1] :]); row.held = ids
     mask = mask * (mask.cumsum(1) <= torch.tensor(kept, device=lm.device)[:, None])
-    cache = _roomy_cache(_layers(cache), max(map(len, tails)) + field.max_new_tokens)
+    cache = _roomy_cache(_take_layers(cache), max(map(len, tails)) + field.max_new_tokens)
     hidden, cache, mask = _read(lm, tails, cache, mask, mask.sum(1))
     return hidden[range(len(rows)), [len(t) - 1 for t in tails]], cache, mask
 
