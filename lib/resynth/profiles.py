@@ -223,7 +223,7 @@ SCHEMA["synthesizrr"] = {
     "oracle": Setting("text", note="[[model]] that checks labels (Table 9)"),
     "mauve_model": Setting("text", note="[[model]] whose states MAUVE compares"),
     "student_precision": Setting("text", choices=("auto", "float32", "bfloat16"), note="of the students' arithmetic"),
-    "entities": Setting("text", note="'gazetteer' (embedded data) or a spaCy model"),
+    "entities": Setting("text", note="'gazetteer' (embedded data), 'capitals' or a spaCy model"),
     "k": Setting("int", 1, 10**5, note="documents retrieved for a seed"),
     "rule": Setting("text", choices=("as_paper", "as_code"), note="which documents are kept"),
     "retricl_shots": Setting("int", 1, 64, note="4: 3"),
