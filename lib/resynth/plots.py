@@ -46,6 +46,15 @@ METHOD_STYLE = { # method: colour, marker, line, hatch of its bars
     "Embedding": (_PURPLE, "P", "--", "\\\\"),
     "LLM-as-Judge": (_RED, "X", ":", "xx"),
     "V-Score": (_BLUE, "o", "-", ""),
+    "FewGen 0-shot": (_YELLOW, "v", ":", ".."),
+    "FewGen few-shot": (_ORANGE, "^", "-.", "//"),
+    "SynthesizRR 0-shot": (_SKY, "s", ":", "\\\\"),
+    "SynthesizRR RetrICL": (_BLUE, "o", "-", ""),
+    "SynthesizRR Non-RetrICL": (_GREEN, "D", "--", "xx"),
+    "SunGen": (_BROWN, "P", "-.", "//"),
+    "ReGen": (_PURPLE, "X", "--", "\\\\"),
+    "S3": (_RED, "v", ":", "xx"),
+    "AttrPrompt": (_PINK, "^", "-.", ".."),
 }
 VERDICT_STYLE = { # verdict: colour, marker
     "supported": (_BLUE, "o"), "contradicted": (_RED, "X"), "inconclusive": (_GREY, "s"), "floor": ("#b0b0b0", "v"), "not run": ("#b0b0b0", "|"),

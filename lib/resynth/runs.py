@@ -239,6 +239,13 @@ def rule_in_words(
     return {"trend": f"{value} {way} with {rule['x']}", "inverted_u": f"{value} rises, then falls with {rule['x']}",
             "plateau": f"{value} flattens out with {rule['x']}"}[kind]
 
+def _data_lines(profile, paper):
+    "The tasks of a paper as list items."
+    if paper == "vsynthesis":
+        return [f"- {t.name}: {t.source} data, {t.n_test or 'all'} test items, {t.n_labelled or 'all'} human labels" for t in profile.tasks.values()]
+    return [f"- {t['name']}: {t['source']} data, {t['n_test']} test texts, {t['n_seeds']} seeds and {t['n_rows']} written texts a class, "
+            f"documents from {t['corpus']}" for t in profile.text_tasks.values()]
+
 def card(
     profile: Profile, # of the run
     notebook: str, # '11_main_results'
@@ -247,7 +254,7 @@ def card(
     from IPython.display import Markdown
     used = profile.settings(paper_of(notebook))["model"]
     models = [f"- {m['role']}: **{m['name']}**, `{m['hub']}` at `{m['revision'][:12]}`, {m['parameters'] / 1e6:,.0f}M parameters" for m in used]
-    tasks = [f"- {t.name}: {t.source} data, {t.n_test or 'all'} test items, {t.n_labelled or 'all'} human labels" for t in profile.tasks.values()]
+    tasks = _data_lines(profile, paper_of(notebook))
     claims = [f"| `{c.id}` | {c.locator} | {c.text} | {rule_in_words(c.rule)} |" for c in read_claims(notebook=notebook)]
     return Markdown("\n".join([f"**Profile `{profile.name}`**: {profile.description}; seeds {', '.join(map(str, profile.seeds))}.", "",
         *models, "", *tasks, "", "| claim | where | in our words | supported if (95% interval excludes 0) |", "|---|---|---|---|", *claims]))

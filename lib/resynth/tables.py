@@ -33,10 +33,10 @@ from .vsynthesis import Synthesis, derive_seed
 
 # %% ../../nbs/18_tables.ipynb #c008
 def name_rows(
-    outcomes: pd.DataFrame,  # method, human, and ratio if there is one
+    outcomes: pd.DataFrame,  # method, and human and ratio if there are such columns
 ) -> pd.DataFrame:  # the same with the column `row`
     "Name the row of each outcome: 'Self-ICL (labels)', or 'r = 0.1' where the ratio varies."
-    labels = np.where((outcomes.human == 1) & (outcomes.method != "gold"), " (labels)", "")
+    labels = np.where((outcomes.human == 1) & (outcomes.method != "gold"), " (labels)", "") if "human" in outcomes else ""
     row = outcomes.method + labels
     if "ratio" in outcomes: row = row.where(outcomes.ratio.isna(), "r = " + outcomes.ratio.map("{:g}".format))
     return outcomes.assign(row=row)
@@ -59,10 +59,11 @@ def comparison_table(
     outcomes: pd.DataFrame,  # with zero-shot and gold, for the floor rule
     references: dict[str, tuple[str, str]],  # row: (row it is held against, "higher" | "lower" | "")
     profile: Profile,  # run.n_boot and run.confidence are used
+    room: dict[str, bool] | None = None,  # task: can anything help there? default: do gold rows beat zero-shot?
 ) -> pd.DataFrame:  # task, method, em, low, high, seed_sd, failed, against, diff, diff_low, diff_high, verdict
     "Tabulate every row of every task beside the row it is held against; raises `ResynthError` for an unknown row."
     how = {k: profile.run[k] for k in ("n_boot", "confidence")}
-    named, room = name_rows(outcomes), has_room(outcomes, **how)
+    named, room = name_rows(outcomes), has_room(outcomes, **how) if room is None else room
     if wrong := (set(references) | {a for a, _ in references.values()}) - set(named.row):
         raise ResynthError(f"row '{sorted(wrong)[0]}' is not among the outcomes: {', '.join(named.row.unique())}")
     rates = accuracy_table(named, ("task", "row"), **how).rename(columns=dict(row="method", spread="seed_sd", n_failed="failed"))

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['METHODS', 'TextBench', 'open_text_bench', 'documents_of', 'retriever_of', 'seed_set', 'refine_settings',
            'make_dataset', 'settings_for_corpus', 'gold_rows', 'balance_rows', 'student_settings', 'student_spec',
-           'student_outcomes', 'capitals_extractor', 'entity_extractor']
+           'student_outcomes', 'majority_outcomes', 'room_over_majority', 'capitals_extractor', 'entity_extractor']
 
 # %% ../../nbs/48_text_bench.ipynb #c003
-import functools
 import re
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from .classification import LabelledText, TextTask, check_texts_disjoint, draw_seed_set, load_text_task, load_texts, restrict_labels
-from .corpora import Document, corpus_hash, load_corpus
+from .comparison import compare
+from .corpora import Document, load_corpus
 from .datasets import rows_to_frame
 from .models import load_encoder, model_revision
 from .profiles import Profile, Prompt, ResynthError, load_prompts, nearest
@@ -197,6 +197,29 @@ def student_outcomes(
     items = np.array([t.id for t in test])
     frame = pd.DataFrame(dict(task=name, method=method, seed=scores.frame.run, item=items[scores.frame.item], correct=scores.frame.correct.astype(int)))
     return frame.assign(n_rows=len(rows), reruns=scores.reruns, **labels)
+
+# %% ../../nbs/48_text_bench.ipynb #c028s
+def majority_outcomes(
+    bench: TextBench,
+    name: str,  # task
+) -> pd.DataFrame:  # rows like those of `student_outcomes`, method "majority"
+    "Answer every test item with the most frequent class of the train split."
+    labels, test = [t.label for t in bench.train[name]], bench.tests[name]
+    most = max(bench.tasks[name].labels, key=labels.count)
+    rows = [dict(task=name, method="majority", seed=run, item=t.id, correct=int(t.label == most))
+            for run in range(bench.profile.synthesizrr["n_runs"]) for t in test]
+    return pd.DataFrame(rows)
+
+
+def room_over_majority(
+    bench: TextBench,
+    outcomes: pd.DataFrame,  # with the method "gold", full or at equal size
+) -> dict[str, bool]:  # task: are students of gold rows better than the most frequent class?
+    "Find the tasks with room (the floor rule of students)."
+    tasks, how = list(dict.fromkeys(outcomes.task)), {k: bench.profile.run[k] for k in ("n_boot", "confidence")}
+    both = pd.concat([outcomes[outcomes.method == "gold"], *(majority_outcomes(bench, t) for t in tasks)])
+    table = compare(both[["task", "method", "seed", "item", "correct"]], dict(method="gold"), dict(method="majority"), **how)
+    return {row.task: bool(row.low > 0) for row in table.itertuples() if row.task != "mean"}
 
 # %% ../../nbs/48_text_bench.ipynb #c026
 def capitals_extractor(texts: list[str]) -> list[list]:  # one list of Entity a text, all of type "NAME"
