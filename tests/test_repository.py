@@ -89,7 +89,8 @@ def test_no_path_of_one_machine():
 
 def test_nothing_is_left_open():
     pattern = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X|NotImplemented" r"Error|lorem ip" r"sum)\b")
-    found = [f"{p.relative_to(ROOT)}: {m.group()}" for p in files(".py", ".ipynb", ".md", ".toml", "Makefile") for m in [pattern.search(text(p))] if m]
+    written = lambda p: re.sub(r'"image/png": "[^"]*"', "", text(p))  # letters of a picture mean nothing
+    found = [f"{p.relative_to(ROOT)}: {m.group()}" for p in files(".py", ".ipynb", ".md", ".toml", "Makefile") for m in [pattern.search(written(p))] if m]
     assert not found, said(found)
 
 
@@ -221,8 +222,9 @@ def test_no_text_of_a_dataset_is_stored():
                       for p in files(".ipynb", ".csv", ".md", ".json", ".toml", ".py") if p.relative_to(ROOT).parts[0] != "requirements.lock")
     grams = {stored[i:i + 40] for i in range(len(stored) - 40)}
     found, n_texts = set(), 0
-    for name in ("metatool", "medqa", "convfinqa", "gsm8k"):
-        for split in ("train", "test"):
+    for name in ("metatool", "medqa", "convfinqa", "gsm8k", "ag_news", "hyperpartisan", "humor", "amazon_reviews", "sst2", "imdb", "toi_headlines",
+                 "corpus_reuters21578", "corpus_products_promap", "corpus_cmu_movie_plots"):
+        for split in ("corpus",) if name.startswith("corpus") else ("train", "test"):
             with open(os.path.join(data_folder(), name, f"{split}.jsonl"), encoding="utf-8") as lines:
                 for line in lines:
                     for long in (words(s) for key, s in ((k, s) for k, v in json.loads(line).items() for s in strings(v))):

@@ -323,24 +323,25 @@ def _group_attention(lm):
 
 # %% ../../nbs/06_teacher.ipynb #c044
 def _read_prefix(lm, tokens):
-    "The shared prefix as a base of one row: its layers and its mask."
+    "The shared prefix as one row: its layers and its mask."
     import torch
     mask = torch.ones(1, len(tokens), dtype=torch.long, device=lm.device)
     return (_layers(_read(lm, [tokens])[1]) if tokens else []), mask
 
 
-def _read_after(lm, base, owner, rows):
-    "Read `rows` (token ids), row i after row owner[i] of `base`: hidden states, layers and mask."
-    layers, mask = base
-    cache = _rebuild([(k[owner], v[owner]) for k, v in layers]) if layers else None
-    hidden, cache, mask = _read(lm, rows, cache, mask[owner], mask[owner].sum(1))
+def _read_after(lm, prefix, rows):
+    "Read `rows` (token ids) after the shared prefix: hidden states, layers and mask."
+    layers, mask = prefix
+    each = lambda x: x.expand(len(rows), *x.shape[1:])
+    cache = _rebuild([tuple(map(each, layer)) for layer in layers]) if layers else None
+    hidden, cache, mask = _read(lm, rows, cache, each(mask), mask.sum(1))
     return hidden, _layers(cache), mask
 
 # %% ../../nbs/06_teacher.ipynb #c046
 def _score_rows(lm, prefix, rows):
     "Bits of the last `n` tokens of each row, rows being (token ids after the prefix, n)."
     import torch
-    hidden = _read_after(lm, prefix, [0] * len(rows), [ids for ids, _ in rows])[0]
+    hidden = _read_after(lm, prefix, [ids for ids, _ in rows])[0]
     where = [(r, t) for r, (ids, n) in enumerate(rows) for t in range(len(ids) - n, len(ids))]
     r, t = (torch.tensor(x, device=lm.device) for x in zip(*where))
     target = torch.tensor([rows[i][0][j] for i, j in where], device=lm.device)
@@ -355,7 +356,7 @@ def _read_blocks(lm, prefix, rows, batch_tokens):
     longest = max(map(len, rows)); each = max(1, batch_tokens // longest); parts = []
     for i in range(0, len(rows), each):
         block = rows[i : i + each]
-        hidden, layers, mask = _read_after(lm, prefix, [0] * len(block), block)
+        hidden, layers, mask = _read_after(lm, prefix, block)
         room = longest - max(map(len, block)); pad = torch.nn.functional.pad
         parts.append((hidden[range(len(block)), [len(r) - 1 for r in block]],
                       [tuple(pad(x, (0, 0, 0, room)) for x in layer) for layer in layers], pad(mask, (0, room))))
