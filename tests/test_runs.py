@@ -122,6 +122,14 @@ def test_cards_say_every_rule():
     assert "vs-f5-rise" in card(load_profile("smoke"), "16_factors").data
 
 
+def test_cards_say_what_is_compared_and_which_way():
+    pair = dict(a={"method": "A"}, b={"method": "B"})
+    four = dict(kind="difference_of_differences", **pair, c={"method": "C"}, d={"method": "D"})
+    assert rule_in_words(dict(kind="difference", **pair)) == "A > B" and rule_in_words(dict(kind="difference", value="cost", sign=-1, **pair)) == "cost: A < B"
+    assert rule_in_words(four) == "(A − B) > (C − D)" and rule_in_words(dict(four, sign=-1)) == "(A − B) < (C − D)"
+    assert rule_in_words(dict(kind="task_contrast", value="bleu", sign=-1, tasks=["t"], **pair)) == "bleu: A − B lower on t"
+
+
 # pages
 
 def page(path, *lines, parameters='profile = "laptop"\nseeds = ""\noverrides = ""'):

@@ -231,9 +231,10 @@ def rule_in_words(
     name = lambda f: " ".join(str(v) if k == "method" else f"{k}={v}" for k, v in f.items())
     each = lambda f: " and ".join(map(name, f)) if isinstance(f, list) else name(f)
     kind, way = rule["kind"], "falls" if rule.get("sign", 1) < 0 else "rises"
-    if kind == "difference": return f"{name(rule['a'])} {'<' if way == 'falls' else '>'} {each(rule['b'])}"
-    if kind == "difference_of_differences": return f"({name(rule['a'])} − {name(rule['b'])}) > ({name(rule['c'])} − {name(rule['d'])})"
-    if kind == "task_contrast": return f"{name(rule['a'])} − {name(rule['b'])} larger on {', '.join(rule['tasks'])}"
+    what, beats = (f"{rule['value']}: " if "value" in rule else ""), "<" if way == "falls" else ">"
+    if kind == "difference": return f"{what}{name(rule['a'])} {beats} {each(rule['b'])}"
+    if kind == "difference_of_differences": return f"{what}({name(rule['a'])} − {name(rule['b'])}) {beats} ({name(rule['c'])} − {name(rule['d'])})"
+    if kind == "task_contrast": return f"{what}{name(rule['a'])} − {name(rule['b'])} {'larger' if beats == '>' else 'lower'} on {', '.join(rule['tasks'])}"
     if kind == "law": return f"{rule['measured']} within {rule['tolerance']:g} of {rule['expected']}"
     value = rule.get("value", "exact match")
     return {"trend": f"{value} {way} with {rule['x']}", "inverted_u": f"{value} rises, then falls with {rule['x']}",
