@@ -1,4 +1,6 @@
 "Claims: the bootstrap's promises, every rule coming out every way, the matrix."
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -240,7 +242,8 @@ def test_task_contrast_wants_both_sides():
     assert decide(rule, pd.concat([tools, maths]), n_boot=N_BOOT)["verdict"] == "supported"
     swapped = claim("task_contrast", a=A, b=dict(method="zero-shot"), tasks=["gsm8k"], other_tasks=["tools"])
     assert decide(swapped, pd.concat([tools, maths]), n_boot=N_BOOT)["verdict"] == "contradicted"
-    assert decide(rule, tools, n_boot=N_BOOT)["verdict"] == "floor"
+    assert decide(rule, tools, n_boot=N_BOOT)["verdict"] == "not run"  # the other side is not in the table
+    assert decide(rule, pd.concat([tools, maths]), {"tools": True, "gsm8k": False}, n_boot=N_BOOT)["verdict"] == "floor"
 
 
 def curve(rates, x="ratio", grid=None):
@@ -343,7 +346,7 @@ def test_every_claim_of_a_notebook_is_decided():
     found = decide_claims("11_main_results", {"outcomes": table}, profile)
     assert list(found["claim_id"]) == [c.id for c in read_claims(notebook="11_main_results")]
     by_id = found.set_index("claim_id")["verdict"]
-    assert by_id["vs-t1-scratch"] == "supported" and by_id["vs-t1-scale"] == "not run" and by_id["vs-t1-tool-use"] == "floor"
+    assert by_id["vs-t1-scratch"] == "supported" and by_id["vs-t1-scale"] == "not run" and by_id["vs-t1-tool-use"] == "not run"
     smoke = decide_claims("11_main_results", {"outcomes": table}, load_profile("smoke"))
     assert set(smoke["verdict"]) == {"not run"}
     with pytest.raises(ResynthError, match="table 'outcomes', given are outcome "): decide_claims("11_main_results", {"outcome": table}, profile)
@@ -377,3 +380,12 @@ def test_interval_reads_well():
 
 def test_every_rule_kind_is_exercised_by_a_claim():
     assert {c.rule["kind"] for c in read_claims()} == set(RULES)
+
+
+def test_a_claim_about_tasks_that_are_not_there_is_not_run():
+    frame = pd.DataFrame([dict(task="math", method=m, seed=s, item=i, correct=int(m == "gold")) for m in ("gold", "zero-shot") for s in range(3) for i in range(9)])
+    rule = dict(kind="difference", a=dict(method="gold"), b=dict(method="zero-shot"), tasks=["imdb"])
+    claim = Claim(id="x", paper="P", locator="L", text="t", notebook="11_main_results", rule=rule)
+    row = decide(claim, frame, room={"math": True})
+    assert row["verdict"] == "not run" and row["note"] == "no such task in this profile"
+    assert decide(replace(claim, rule=rule | dict(tasks=["math"])), frame, room={"math": False})["verdict"] == "floor"

@@ -328,6 +328,8 @@ def decide(
     if n_seeds < MIN_SEEDS and claim.rule["kind"] != "law":
         return undecided(claim, f"{n_seeds} of {MIN_SEEDS} seeds")
     tasks, floor = _room(claim, frame, room, how)
+    sides = [claim.rule[side] for side in ("tasks", "other_tasks") if claim.rule.get(side)]
+    if any(not {*tasks, *floor}.intersection(side) for side in sides): return undecided(claim, "no such task in this profile")
     row = undecided(claim, "") | dict(tasks=" ".join(t for t in tasks if t), floor=" ".join(floor))
     if _no_side(claim, tasks): return row | dict(verdict="floor", note="no task with room")
     interval, verdict = _measure(claim, frame, tasks, how)

@@ -215,6 +215,9 @@ SCHEMA["corpus"] = {
     "name": Setting("text", choices=CORPUS_NAMES, note="which corpus"), **_SOURCE,
     "n": Setting("int", 0, 10**9, note="documents; 0 for all"),
 }
+LISTS = ("model", "task", "text_task", "corpus")  # sections with several entries
+
+# %% ../../nbs/00_profiles.ipynb #c030s
 SCHEMA["synthesizrr"] = {
     "prompts": _PROMPTS,
     "retriever": Setting("text", note="[[model]] that embeds queries and documents"),
@@ -233,6 +236,10 @@ SCHEMA["synthesizrr"] = {
     "temperature": Setting("float", 0, 5, note="of the writing"),
     "top_p": Setting("float", 0.01, 1, note="of the writing"),
     "max_document_tokens": Setting("int", 8, 10**5, note="r_max (App. H: 500)"),
+}
+
+# %% ../../nbs/00_profiles.ipynb #c030u
+SCHEMA["synthesizrr"] |= {
     "n_runs": Setting("int", 1, 100, note="students of a setting (Table 6: 5)"),
     "epochs": Setting("int", 1, 1000, note="App. K: 6"),
     "lr": Setting("float", 1e-8, 1, note="learning rate of the student"),
@@ -251,7 +258,6 @@ SCHEMA["synthesizrr"] = {
     "retrieval_tasks": Setting("texts", choices=TEXT_TASK_NAMES, note="Table 13, Figures 7 and 8"),
     "shot_grid": Setting("ints", 0, 64, note="Figures 7 and 8"),
 }
-LISTS = ("model", "task", "text_task", "corpus")  # sections with several entries
 
 # %% ../../nbs/00_profiles.ipynb #c033
 def check_section(
