@@ -204,7 +204,7 @@ def accuracy_table(
         grid = outcome_grid(part, {}).to_numpy()
         draws = bootstrap_draws(grid, n_boot, seed)
         found = percentile_interval(draws, grid.mean(), grid.shape[1], grid.shape[0], confidence)
-        spread = grid.mean(axis=1).std(ddof=1) if len(grid) > 1 else np.nan
+        spread = round(float(grid.mean(axis=1).std(ddof=1)), 12) if len(grid) > 1 else np.nan
         failed = int((1 - part["parsed"].astype(int)).sum()) if "parsed" in part else 0
         low, high = np.clip([found.low, found.high], 0, 1)  # a share
         rows.append(dict(zip(by, key)) | dict(em=found.effect, low=low, high=high, spread=spread,
