@@ -57,7 +57,8 @@ def test_tasks(name, document, written):
 
 
 def test_prompts_of_the_appendix_are_all_there():
-    assert len(PROMPTS) == 8 * 6 + sum(map(len, TEXT_LABELS.values()))
+    own = [p for p in PROMPTS.values() if not p.locator.startswith("Appendix B")]  # those of prior work are in test_prior_work
+    assert len(own) == 8 * 6 + sum(map(len, TEXT_LABELS.values()))
     printed = {int(n) for p in PROMPTS.values() for n in re.findall(r"Prompt H\.(\d+)", p.locator)}
     assert printed == set(range(1, 19)) and all(p.paper == "SynthesizRR" for p in PROMPTS.values())
 
