@@ -79,7 +79,7 @@ class SunGenSettings:
     temperature: float = 1.0
     top_p: float = 0.9  # (authors' code)
 
-
+# %% ../../nbs/44a_sungen.ipynb #c019
 def weigh_half(
     x: np.ndarray,  # (n, d+1) rows to be weighted
     gold: np.ndarray,  # (n,) their labels
@@ -96,7 +96,7 @@ def weigh_half(
         weights = np.clip(weights - settings.outer_lr * slope / max(np.abs(slope).mean(), 1e-12), 0, 1)
     return weights
 
-# %% ../../nbs/44a_sungen.ipynb #c020
+# %% ../../nbs/44a_sungen.ipynb #c022
 def learn_weights(
     features: np.ndarray,  # (n, d)
     labels: list[str],  # (n,) names, some of them wrong
@@ -119,7 +119,7 @@ def learn_weights(
             total[own] += weigh_half(x[own], gold[own], x[other], gold[other], len(label_space), settings)
     return total / settings.splits
 
-# %% ../../nbs/44a_sungen.ipynb #c027
+# %% ../../nbs/44a_sungen.ipynb #c029
 def clean_movie(text: str) -> str:  # "" if it is no name
     "Read a movie's name off a completion: one to ten words with a letter."
     name = " ".join(text.strip().strip('"“”').split())
@@ -139,7 +139,7 @@ def name_movies(
     if not names: raise ResynthError(f"SunGen: none of {settings.n_movies} completions of prompt '{prompt.id}' is the name of a movie")
     return names
 
-
+# %% ../../nbs/44a_sungen.ipynb #c031
 def write_reviews(
     task: TextTask,  # imdb or sst2, or another task with a zerogen prompt
     teacher,  # Teacher
@@ -155,7 +155,7 @@ def write_reviews(
     origin = [dict(answer=label, attribute=f"movie: {movie}") for label, movie in drawn]
     return _collect_rows(task, written, origin, [set()] * len(drawn), f"{task.name}-{seed}-sungen", "SunGen", teacher.revision, asked, False)
 
-# %% ../../nbs/44a_sungen.ipynb #c030
+# %% ../../nbs/44a_sungen.ipynb #c034
 def heaviest(
     labels: list[str],  # (n,)
     weights: np.ndarray,  # (n,)
@@ -169,7 +169,7 @@ def heaviest(
         kept.extend(rows[np.argsort(-weights[rows], kind="stable")][:n_per_label])
     return np.sort(np.array(kept, dtype=int))
 
-
+# %% ../../nbs/44a_sungen.ipynb #c036
 def synthesize_sungen(
     task: TextTask,  # labels and verbalizers
     teacher,  # Teacher
