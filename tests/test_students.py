@@ -1,6 +1,7 @@
 """Students, data maps and the oracle on a tiny random encoder: schedules, identities, determinism, the rerun rule, faults."""
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,13 +9,15 @@ import pytest
 import torch
 
 from resynth import students
+from resynth.classification import TEXT_LABELS, load_texts
 from resynth.data_maps import data_map, filter_by_feedback, find_oracle, label_preservation, map_regions, plot_data_map, split_gold
 from resynth.models import stand_in
-from resynth.profiles import ResynthError, load_profile
+from resynth.profiles import ResynthError, load_profile, repo_root
 from resynth.students import (StudentSettings, accuracy_of, apply_rerun_rule, check_student_settings, check_training_rows, epoch_batches,
                               evaluate_students, label_positions, linear_rates, open_student, predict_rows, row_logits, run_student, spread,
                               student_key, student_tokenizer, students_dir, train_student, uses_mean_pooling, write_random_encoder)
 
+DATA = Path(os.environ.get("RESYNTH_DATA") or repo_root().parent / "shared" / "data")
 SPACE = ("animals", "food", "tools")
 WORDS = dict(animals="cat dog horse sheep".split(), food="bread soup apple cheese".split(), tools="hammer saw drill nail".split())
 FAST = StudentSettings(epochs=6, lr=5e-3, batch=8, max_length=16)
@@ -364,3 +367,14 @@ def test_faults_of_training(spec, real, tmp_path, kept):
     with pytest.raises(ResynthError, match="grid is empty"): find_oracle(spec, *task(9, 0), SPACE, lrs=())
     with pytest.raises(ResynthError, match="unknown to transformers"): write_random_encoder(tmp_path / "no", real, "nosuch")
     assert not list(kept.glob("*.npz"))
+
+
+@pytest.mark.skipif(not (DATA / "ag_news").is_dir(), reason="no local data folder")
+def test_gold_ag_news_is_learned(monkeypatch):
+    "A check of the student that depends on no method: an encoder with the wrong pooling, rate or labels stays far below."
+    monkeypatch.setenv("RESYNTH_DATA", str(DATA))
+    train, test = load_texts("local", "ag_news", "train", 500), load_texts("local", "ag_news", "test", 300)
+    spec = replace(load_profile("laptop_real").models["encoder"], role="student")
+    scores = evaluate_students(spec, [t.text for t in train], [t.label for t in train], TEXT_LABELS["ag_news"], [t.text for t in test], [t.label for t in test],
+                               StudentSettings(epochs=3, lr=1e-4, batch=16, max_length=128), n_runs=1)
+    assert scores.frame.correct.mean() >= 0.85
