@@ -1,32 +1,20 @@
 """Classification tasks: verbalizers and prompts, embedded and local texts, seed sets and bad input."""
 import json
-import os
 import re
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import fails
 
-from resynth.classification import (TASK_CORPUS, TEXT_LABELS, LabelledText, category_label, check_texts, check_texts_disjoint, draw_seed_set, load_text_task,
-                                    load_texts, read_text, restrict_labels, seeds_per_class, toi_label)
+from resynth.classification import (TASK_CORPUS, TEXT_FIELDS, TEXT_LABELS, LabelledText, category_label, check_texts, check_texts_disjoint, draw_seed_set, load_text_task,
+                                    load_texts, restrict_labels, seeds_per_class, toi_label)
 from resynth.corpora import CORPUS_NAMES
-from resynth.embedded_texts import GOODS, NEWS_TOPICS, embedded_entities, embedded_text, text_key
-from resynth.profiles import ResynthError, fill, load_prompts, repo_root
+from resynth.embedded_texts import GOODS, NEWS_TOPICS, embedded_entities, embedded_text
+from resynth.profiles import fill, load_prompts, repo_root
 
 TASKS = tuple(TEXT_LABELS)
 PROMPTS = load_prompts("prompts/synthesizrr.toml")
-SHARED = Path(os.environ.get("RESYNTH_DATA") or repo_root().parent / "shared" / "data")
-real = pytest.mark.skipif(not (SHARED / "ag_news").is_dir(), reason="no local data folder")
-
-
-def fails(call, *parts):
-    with pytest.raises(ResynthError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text, f"more than one line: {text}"
-    for part in parts:
-        assert part in text, f"'{part}' is not in: {text}"
 
 
 # ---------------------------------------------------------------- prompts and verbalizers
@@ -269,10 +257,9 @@ def test_restricted_labels():
     fails(lambda: restrict_labels(task, [LabelledText("1", "x", "video")]), "1 label in 1 texts")
 
 
-@real
 @pytest.mark.parametrize("name, labels", [("ag_news", 4), ("toi_headlines", 6), ("hyperpartisan", 2), ("polarity", 2), ("category", 4), ("humor", 2), ("imdb", 2), ("sst2", 2)])
-def test_real_texts(name, labels, monkeypatch):
-    monkeypatch.setenv("RESYNTH_DATA", str(SHARED))
+def test_real_texts(name, labels, real_data):
+    real_data(TEXT_FIELDS[name][0])
     train, test = load_texts("local", name, "train"), load_texts("local", name, "test")
     assert check_texts_disjoint(train, test) == len(train) + len(test)
     assert len(restrict_labels(load_text_task(name, PROMPTS), train).labels) == labels == len({t.label for t in test})

@@ -1,31 +1,20 @@
 """Consistency measures: values by hand, agreement with a direct computation, counts of what is asked."""
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from helpers import fails, frameworks_of, make_examples
 
 from resynth.consistency import (METRICS, CountingEncoder, CountingTeacher, demonstration_texts, embedding_scorer, growth_exponent,
                                  judge_scorer, make_scorer, measure_cost, rate_with_judge, score_ngram)
-from resynth.models import load_encoder, stand_in, write_random_lm
-from resynth.profiles import ResynthError, fill, load_profile, load_prompts
+from resynth.models import load_encoder
+from resynth.profiles import fill
 from resynth.tasks import Example, Task
 from resynth.teacher import LocalTeacher, Sampling
 
 TASK = Task(name="tools", title="Tools", definition="Decide which tool answers the question. Tools: WeatherTool, FlightTool, RecipeTool.",
             fields=(("question", "Question:"), ("answer", "Tool:")), answer_kind="label", labels=("WeatherTool", "FlightTool", "RecipeTool"))
-TEXTS = [("Will it rain in Oslo today?", "WeatherTool"), ("When does the plane to Rome leave?", "FlightTool"),
-         ("How do I bake a pie?", "RecipeTool"), ("Who wrote Faust?", "Johann Goethe"),
-         ("What is seven times eight?", "Fifty-six"), ("Name a red fruit.", "Strawberry")]
-SIX = [Example(id=str(i), question=q, answer=a) for i, (q, a) in enumerate(TEXTS)]
-
-
-@pytest.fixture(scope="module")
-def profile(): return load_profile("smoke", {"model.teacher.precision": "float32"})
-
-
-@pytest.fixture(scope="module")
-def prompts(profile): return load_prompts(profile.prompts_path("vsynthesis"))
+SIX = make_examples([("Will it rain in Oslo today?", "WeatherTool"), ("When does the plane to Rome leave?", "FlightTool"),
+                     ("How do I bake a pie?", "RecipeTool"), ("Who wrote Faust?", "Johann Goethe"),
+                     ("What is seven times eight?", "Fifty-six"), ("Name a red fruit.", "Strawberry")])
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +22,7 @@ def teacher(profile): return LocalTeacher(profile.models["teacher"])
 
 
 @pytest.fixture(scope="module")
-def small(profile, tmp_path_factory):
-    "A random model of the teacher's architecture, where only the arithmetic matters."
-    real = profile.models["teacher"]
-    return LocalTeacher(stand_in(real, write_random_lm(tmp_path_factory.mktemp("tiny") / "lm", real)))
+def small(tiny_lm): return LocalTeacher(tiny_lm)
 
 
 @pytest.fixture(scope="module")
@@ -154,10 +140,8 @@ def test_growth_exponents():
     (lambda t, p: growth_exponent([3], [1.0]), "2 different sizes"),
 ])
 def test_bad_input_is_one_line(small, prompts, call, words):
-    with pytest.raises(ResynthError) as error: call(small, prompts)
-    assert words in str(error.value) and "\n" not in str(error.value)
+    fails(lambda: call(small, prompts), words)
 
 
 def test_import_is_light():
-    code = "import sys, resynth.consistency, resynth.sft; print([m for m in ('torch', 'transformers', 'peft', 'sklearn', 'datasets') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert frameworks_of("resynth.consistency", "resynth.sft") == "[]"

@@ -1,33 +1,18 @@
 """Embedded texts and corpora: true entities, disjoint domains, published forms, samples and bad input."""
 import gzip
 import json
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import fails, frameworks_of
 
 import resynth.corpora as C
 from resynth.corpora import CORPUS_NAMES, Document, check_corpus, clean_text, corpus_hash, domain_list, load_corpus, news_part, sample_stream
 from resynth.embedded_texts import (FILMS, GOODS, NAMED_TYPES, NEWS_TOPICS, POOLS, SLOT_TYPES, embedded_document, embedded_entities, embedded_texts, fill_slots,
                                     gazetteer, text_key)
-from resynth.profiles import ResynthError, repo_root
 
-SHARED = Path(os.environ.get("RESYNTH_DATA") or repo_root().parent / "shared" / "data")
-real = pytest.mark.skipif(not (SHARED / "corpus_reuters21578").is_dir(), reason="no local data folder")
-
-
-def fails(call, *parts):
-    with pytest.raises(ResynthError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text, f"more than one line: {text}"
-    for part in parts:
-        assert part in text, f"'{part}' is not in: {text}"
 
 
 def names_in(text, names):
@@ -269,15 +254,14 @@ def test_hub_corpora(monkeypatch):
     assert [d.text for d in load_corpus("hub", "products", hub="some/products")] == ["Cup Red.", "Lamp"]
 
 
-@real
-@pytest.mark.parametrize("name, least", [("news_dominant", 4000), ("news_regional", 2000), ("news_india", 20), ("products", 2900), ("movies", 70)])
-def test_real_corpora(name, least, monkeypatch):
-    monkeypatch.setenv("RESYNTH_DATA", str(SHARED))
+@pytest.mark.parametrize("name, folder, least", [("news_dominant", "corpus_reuters21578", 4000), ("news_regional", "corpus_reuters21578", 2000), ("news_india", "corpus_reuters21578", 20),
+                                                 ("products", "corpus_products_promap", 2900), ("movies", "corpus_cmu_movie_plots", 70)])
+def test_real_corpora(name, folder, least, real_data):
+    real_data(folder)
     corpus = load_corpus("local", name)
     assert len(corpus) >= least and all(d.text == " ".join(d.text.split()) for d in corpus)
     assert "{{" not in " ".join(d.text for d in corpus[:50])
 
 
 def test_the_modules_are_light():
-    code = "import sys, resynth.corpora, resynth.classification; print([m for m in ('torch', 'transformers', 'sklearn', 'faiss', 'spacy', 'datasets') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert frameworks_of("resynth.corpora", "resynth.classification") == "[]"

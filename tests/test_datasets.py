@@ -1,32 +1,21 @@
 """Tasks, datasets and embedded data: parsers, every bad record, disjoint splits, synthetic tables."""
 import json
-import os
 import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers import fails
 
 import resynth.datasets as D
 from resynth.datasets import (SYNTHETIC_COLUMNS, check_disjoint, load_examples, load_split, load_synthetic, load_task, read_records,
                               rows_to_frame, save_synthetic, to_examples)
 from resynth.embedded import TOOL_REQUESTS, TOOLS, embedded_examples
-from resynth.profiles import ResynthError, load_profile, repo_root
+from resynth.profiles import load_profile, repo_root
 from resynth.tasks import (TASK_SHAPES, Example, check_example, exact_match, format_example, format_input, format_opening, make_task, one_line,
                            parse_answer, parse_example)
 
 TASKS = tuple(TASK_SHAPES)
-SHARED = Path(os.environ.get("RESYNTH_DATA") or repo_root().parent / "shared" / "data")
-real = pytest.mark.skipif(not (SHARED / "metatool").is_dir(), reason="no local data folder")
-
-
-def fails(call, *parts):
-    with pytest.raises(ResynthError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text, f"more than one line: {text}"
-    for part in parts:
-        assert part in text, f"'{part}' is not in: {text}"
 
 
 # ---------------------------------------------------------------- answers
@@ -317,10 +306,9 @@ def test_reasoning_and_empty_definition(tmp_path):
     fails(lambda: load_task("smoke", "gsm8k"), "unknown task 'gsm8k'")
 
 
-@real
 @pytest.mark.parametrize("name", ["gsm8k", "metatool", "convfinqa", "medqa"])
-def test_real_subsets_load_and_are_disjoint(name, monkeypatch):
-    monkeypatch.setenv("RESYNTH_DATA", str(SHARED))
+def test_real_subsets_load_and_are_disjoint(name, real_data):
+    real_data(name)
     task = load_task("laptop_real", name)
     train, test = load_split("laptop_real", name, "train"), load_split("laptop_real", name, "test")
     everything = load_examples(name, "train", "local", n_tools=10 if name == "metatool" else 0)

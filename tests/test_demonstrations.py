@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import fails
 
 from resynth.demonstrations import BM25Retriever, rank_top, select_demonstrations, tokenize_words
-from resynth.profiles import ResynthError
 from resynth.tasks import Example, make_task
 
 
@@ -56,11 +56,11 @@ def test_ties_go_to_the_lower_number():
 
 @pytest.mark.parametrize("k", [0, -1, 4])
 def test_k_out_of_range_is_one_line(k):
-    with pytest.raises(ResynthError, match="k = .*3 documents"): BM25Retriever(["a", "b", "c"]).search(["a"], k)
+    fails(lambda: BM25Retriever(["a", "b", "c"]).search(["a"], k), f"k = {k}", "3 documents")
 
 
 def test_empty_corpus_and_wordless_documents():
-    with pytest.raises(ResynthError, match="empty"): BM25Retriever([])
+    fails(lambda: BM25Retriever([]), "empty")
     assert np.isfinite(BM25Retriever(["", "?!"]).scores(["a"])).all()
 
 
@@ -89,7 +89,7 @@ def test_small_pools_and_zero_shots(task):
     assert [sorted(row) for row in select_demonstrations(task, pool, asked, 9)] == [[0, 1], [0, 1]]
     assert select_demonstrations(task, [], asked, 3) == [[], []] == select_demonstrations(task, pool, asked, 0)
     assert select_demonstrations(task, pool[:1], pool[:1], 3) == [[]] and select_demonstrations(task, pool, [], 3) == []
-    with pytest.raises(ResynthError, match="k = -1"): select_demonstrations(task, pool, asked, -1)
+    fails(lambda: select_demonstrations(task, pool, asked, -1), "k = -1")
 
 
 def test_answers_and_solutions_are_not_read(task):

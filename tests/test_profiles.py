@@ -3,8 +3,9 @@ import re
 import tomllib
 
 import pytest
+from helpers import fails, frameworks_of
 
-from resynth.profiles import (LISTS, SCHEMA, Prompt, ResynthError, check_profile, choose_prompt, fill, load_profile, load_prompts,
+from resynth.profiles import (LISTS, SCHEMA, Prompt, check_profile, choose_prompt, fill, load_profile, load_prompts,
                               nearest, parse_setting, repo_root)
 
 NAMES = ("smoke", "laptop", "laptop_real", "gpu", "paper")
@@ -13,15 +14,6 @@ FOLDER = repo_root() / "reproducibility" / "profiles"
 
 def raw(name="laptop"):
     return tomllib.loads((FOLDER / f"{name}.toml").read_text())
-
-
-def fails(call, *parts):
-    with pytest.raises(ResynthError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text, f"more than one line: {text}"
-    for part in parts:
-        assert part in text, f"'{part}' is not in: {text}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -203,9 +195,7 @@ def test_nearest():
 
 
 def test_import_is_light():
-    import subprocess, sys
-    code = "import sys, resynth.datasets; print([m for m in ('torch', 'transformers', 'sklearn', 'datasets') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert frameworks_of("resynth.datasets") == "[]"
 
 
 def test_a_section_of_one_paper_does_not_touch_the_hash_of_another():

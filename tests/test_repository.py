@@ -1,13 +1,12 @@
 "Hygiene of the repository: pins, notebooks, claims, results, and nothing in it that should not be."
-import csv
 import json
-import os
 import re
 import subprocess
 from functools import cache
 
 import pandas as pd
 import pytest
+from helpers import DATA
 
 from resynth.claims import MARKS, PUBLISHED_COLUMNS, VERDICTS, claims_matrix, read_claims, read_published, render_matrix
 from resynth.profiles import load_profile, paper_of, repo_root
@@ -203,18 +202,13 @@ def test_the_readme_matrix_is_generated():
 
 # data
 
-def data_folder():
-    for folder in (os.environ.get("RESYNTH_DATA"), ROOT.parent / "shared" / "data"):
-        if folder and os.path.isdir(folder): return folder
-
-
 def strings(value):
     if isinstance(value, str): yield value
     elif isinstance(value, (list, dict)):
         for part in value.values() if isinstance(value, dict) else value: yield from strings(part)
 
 
-@pytest.mark.skipif(not data_folder(), reason="no real data here")
+@pytest.mark.skipif(not DATA.is_dir(), reason="no real data here; set RESYNTH_DATA")
 def test_no_text_of_a_dataset_is_stored():
     "No 40 characters from the start, and none from the middle, of a question stand in a committed file."
     words = lambda s: re.sub(r"[^a-z0-9]+", " ", s.lower()).strip()
@@ -225,7 +219,7 @@ def test_no_text_of_a_dataset_is_stored():
     for name in ("metatool", "medqa", "convfinqa", "gsm8k", "ag_news", "hyperpartisan", "humor", "amazon_reviews", "sst2", "imdb", "toi_headlines",
                  "corpus_reuters21578", "corpus_products_promap", "corpus_cmu_movie_plots"):
         for split in ("corpus",) if name.startswith("corpus") else ("train", "test"):
-            with open(os.path.join(data_folder(), name, f"{split}.jsonl"), encoding="utf-8") as lines:
+            with (DATA / name / f"{split}.jsonl").open(encoding="utf-8") as lines:
                 for line in lines:
                     for long in (words(s) for key, s in ((k, s) for k, v in json.loads(line).items() for s in strings(v))):
                         if len(long) < 40: continue

@@ -1,48 +1,39 @@
 """LoRA fine-tuning on a small model of the teacher's architecture: masks, identities, determinism, faults."""
 import math
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from helpers import fails, make_examples
 
 from resynth import sft
-from resynth.models import load_lm, stand_in, write_random_lm
-from resynth.profiles import ResynthError, load_profile, load_prompts
-from resynth.sft import (TuneSettings, add_adapter, answer_bits, answer_end, check_tune_settings, draw_batches, learning_rates, merge_adapter,
+from resynth.models import load_lm
+from resynth.sft import (TuneSettings, add_adapter, answer_bits, answer_end, check_tune_settings, draw_batches, learning_rates,
                          train_adapter, training_pairs, training_rows, tune, tune_settings)
 from resynth.store import Store
-from resynth.tasks import Example, Task
+from resynth.tasks import Task
 from resynth.teacher import LocalTeacher, Sampling, StoredTeacher, shared_prefix
 
 TASK = Task(name="tools", title="Tools", definition="Choose a tool.", instruction="Choose the tool that answers the question of the user. "
             "The tools are: Zorb for the weather, Plim for journeys, Quax for everything in the kitchen.",
             fields=(("question", "Question:"), ("answer", "Tool:")), answer_kind="label", labels=("Zorb", "Plim", "Quax"))
-TEXTS = [("Will it rain today?", "Zorb"), ("Is it cold in Oslo?", "Zorb"), ("When does my plane leave?", "Plim"),
-         ("Is there a flight to Rome, or do I have to take the train?", "Plim"), ("How do I bake a pie?", "Quax"), ("What goes into soup?", "Quax")]
-SIX = [Example(id=str(i), question=q, answer=a) for i, (q, a) in enumerate(TEXTS)]
+SIX = make_examples([("Will it rain today?", "Zorb"), ("Is it cold in Oslo?", "Zorb"), ("When does my plane leave?", "Plim"),
+                     ("Is there a flight to Rome, or do I have to take the train?", "Plim"), ("How do I bake a pie?", "Quax"), ("What goes into soup?", "Quax")])
 FAST = TuneSettings(steps=25, batch=4, lr=0.01)
 
 
 @pytest.fixture(scope="module")
-def profile(): return load_profile("smoke")
-
-
-@pytest.fixture(scope="module")
-def prompts(profile): return load_prompts(profile.prompts_path("vsynthesis"))
-
-
-@pytest.fixture(scope="module")
-def spec(profile, tmp_path_factory):
+def spec(tiny_lm, tmp_path_factory):
     "A random model; its embeddings, which are frozen, are made long enough for confident answers."
     from safetensors.torch import load_file, save_file
-    real = profile.models["teacher"]
-    folder = write_random_lm(tmp_path_factory.mktemp("tiny") / "lm", real)
+    folder = shutil.copytree(tiny_lm.file, tmp_path_factory.mktemp("tiny") / "lm")
     weights = load_file(folder / "model.safetensors")
     weights["model.embed_tokens.weight"] = 25 * weights["model.embed_tokens.weight"]
     save_file(weights, folder / "model.safetensors", metadata=dict(format="pt"))
-    return replace(stand_in(real, folder), precision="float32")
+    return replace(tiny_lm, file=str(folder))
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +170,7 @@ def test_a_damaged_adapter_is_set_aside_and_trained_again(spec, prompts, adapter
 def test_a_failed_write_leaves_nothing_behind(spec, prompts, adapters, monkeypatch):
     def full(*a): raise OSError(28, "No space left on device")
     monkeypatch.setattr(sft.models, "write_marker", full)
-    with pytest.raises(ResynthError, match="No space left"): tune(spec, TASK, prompts, SIX, TuneSettings(steps=1), 0).folder
+    fails(lambda: tune(spec, TASK, prompts, SIX, TuneSettings(steps=1), 0).folder, "No space left")
     assert [p.name for p in adapters.iterdir() if p.is_dir()] == []
 
 
@@ -238,5 +229,4 @@ def test_settings_come_from_the_profile(profile):
     (lambda s, p: check_tune_settings(TuneSettings(alpha=0)), "alpha is 0"),
 ])
 def test_bad_input_is_one_line(spec, prompts, call, words):
-    with pytest.raises(ResynthError) as error: call(spec, prompts)
-    assert words in str(error.value) and "\n" not in str(error.value)
+    fails(lambda: call(spec, prompts), words)

@@ -1,47 +1,40 @@
 """Students, data maps and the oracle on a tiny random encoder: schedules, identities, determinism, the rerun rule, faults."""
-import os
+import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import TOYS, fails
 
 from resynth import students
 from resynth.classification import TEXT_LABELS, load_texts
 from resynth.data_maps import data_map, filter_by_feedback, find_oracle, label_preservation, map_regions, plot_data_map, split_gold
 from resynth.models import stand_in
-from resynth.profiles import ResynthError, load_profile, repo_root
 from resynth.students import (StudentSettings, accuracy_of, apply_rerun_rule, check_student_settings, check_training_rows, epoch_batches,
                               evaluate_students, label_positions, linear_rates, open_student, predict_rows, row_logits, run_student, spread,
-                              student_key, student_tokenizer, students_dir, train_student, uses_mean_pooling, write_random_encoder)
+                              student_key, student_tokenizer, train_student, uses_mean_pooling, write_random_encoder)
 
-DATA = Path(os.environ.get("RESYNTH_DATA") or repo_root().parent / "shared" / "data")
-SPACE = ("animals", "food", "tools")
-WORDS = dict(animals="cat dog horse sheep".split(), food="bread soup apple cheese".split(), tools="hammer saw drill nail".split())
+SPACE = tuple(TOYS)
 FAST = StudentSettings(epochs=6, lr=5e-3, batch=8, max_length=16)
 
 
 def task(n, seed):
     rng, labels = np.random.default_rng(seed), [SPACE[i % 3] for i in range(n)]
-    return [" ".join(["the", *rng.choice(WORDS[l], rng.integers(1, 5))]) for l in labels], labels
+    return [" ".join(["the", *rng.choice(TOYS[l], rng.integers(1, 5))]) for l in labels], labels
 
 
 @pytest.fixture(scope="module")
-def real(): return replace(load_profile("smoke").models["encoder"], role="student", precision="float32")
+def spec(tiny_student): return tiny_student
 
 
 @pytest.fixture(scope="module")
-def spec(real, tmp_path_factory): return stand_in(real, write_random_encoder(tmp_path_factory.mktemp("tiny") / "bert", real))
-
-
-@pytest.fixture(scope="module")
-def pooled(real, tmp_path_factory):
-    folder = write_random_encoder(tmp_path_factory.mktemp("tiny") / "mean", real)
+def pooled(tiny_student, tmp_path_factory):
+    folder = shutil.copytree(tiny_student.file, tmp_path_factory.mktemp("tiny") / "mean")
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
-    return stand_in(real, folder)
+    return replace(tiny_student, file=str(folder))
 
 
 @pytest.fixture(autouse=True)
@@ -105,8 +98,8 @@ def test_learns_a_simple_task(kind, request):
 
 
 @pytest.mark.parametrize("architecture", ["distilbert", "deberta-v2"])
-def test_architectures_of_the_paper(architecture, real, tmp_path):
-    spec = stand_in(real, write_random_encoder(tmp_path / "lm", real, architecture))
+def test_architectures_of_the_paper(architecture, student_model, tmp_path):
+    spec = stand_in(student_model, write_random_encoder(tmp_path / "lm", student_model, architecture))
     student = train_student(spec, *task(24, 0), SPACE, replace(FAST, epochs=1))
     probabilities = student.predict(task(5, 1)[0])
     assert probabilities.shape == (5, 3) and np.allclose(probabilities.sum(1), 1, atol=1e-5)
@@ -171,7 +164,7 @@ def test_long_texts_are_cut(spec):
     assert len(student_tokenizer(replace(spec, context=9), 512).encode("cat " * 90).ids) == 9
 
 
-def test_bfloat16_is_close(spec, real):
+def test_bfloat16_is_close(spec):
     student = open_student(spec, SPACE, FAST)
     exact = student.predict(task(9, 0)[0])
     student.precision = "bfloat16"
@@ -348,33 +341,30 @@ TWO = (["a", "b"], ["food", "tools"])
     (lambda: label_preservation(None, {"x": ([], [])}), "a set without texts"),
 ])
 def test_bad_input_gets_one_line(call, said):
-    with pytest.raises(ResynthError) as e: call()
-    assert said in str(e.value) and "\n" not in str(e.value)
+    fails(call, said)
 
 
 @pytest.mark.parametrize("field, value", [("epochs", 0), ("lr", 0), ("batch", 0), ("warmup", 1.1), ("weight_decay", -1), ("eps", 0), ("max_length", 2), ("dropout", 1)])
 def test_settings_out_of_range(field, value):
-    with pytest.raises(ResynthError, match=f"student: {field} is"): check_student_settings(replace(FAST, **{field: value}))
+    fails(lambda: check_student_settings(replace(FAST, **{field: value})), f"student: {field} is")
 
 
-def test_faults_of_training(spec, real, tmp_path, kept):
-    for call in (lambda: train_student(spec, *TWO, SPACE, FAST), lambda: run_student(spec, *TWO, SPACE, ["x"], FAST)):
-        with pytest.raises(ResynthError, match="no training row for 'animals'"): call()
-    with pytest.raises(ResynthError, match="lower lr"): train_student(spec, *task(30, 0), SPACE, replace(FAST, lr=1e30))
-    with pytest.raises(ResynthError, match="there are no texts"): accuracy_of(open_student(spec, SPACE), [], [])
-    with pytest.raises(ResynthError, match="0 runs on 2 test rows"): evaluate_students(spec, *task(9, 0), SPACE, *TWO, n_runs=0)
-    with pytest.raises(ResynthError, match="on 0 test rows"): evaluate_students(spec, *task(9, 0), SPACE, [], [])
-    with pytest.raises(ResynthError, match="grid is empty"): find_oracle(spec, *task(9, 0), SPACE, lrs=())
-    with pytest.raises(ResynthError, match="unknown to transformers"): write_random_encoder(tmp_path / "no", real, "nosuch")
+def test_faults_of_training(spec, student_model, tmp_path, kept):
+    fails(lambda: train_student(spec, *TWO, SPACE, FAST), "no training row for 'animals'")
+    fails(lambda: run_student(spec, *TWO, SPACE, ["x"], FAST), "no training row for 'animals'")
+    fails(lambda: train_student(spec, *task(30, 0), SPACE, replace(FAST, lr=1e30)), "lower lr")
+    fails(lambda: accuracy_of(open_student(spec, SPACE), [], []), "there are no texts")
+    fails(lambda: evaluate_students(spec, *task(9, 0), SPACE, *TWO, n_runs=0), "0 runs on 2 test rows")
+    fails(lambda: evaluate_students(spec, *task(9, 0), SPACE, [], []), "on 0 test rows")
+    fails(lambda: find_oracle(spec, *task(9, 0), SPACE, lrs=()), "grid is empty")
+    fails(lambda: write_random_encoder(tmp_path / "no", student_model, "nosuch"), "unknown to transformers")
     assert not list(kept.glob("*.npz"))
 
 
-@pytest.mark.skipif(not (DATA / "ag_news").is_dir(), reason="no local data folder")
-def test_gold_ag_news_is_learned(monkeypatch):
+def test_gold_ag_news_is_learned(student_model, real_data):
     "A check of the student that depends on no method: an encoder with the wrong pooling, rate or labels stays far below."
-    monkeypatch.setenv("RESYNTH_DATA", str(DATA))
-    train, test = load_texts("local", "ag_news", "train", 500), load_texts("local", "ag_news", "test", 300)
-    spec = replace(load_profile("laptop_real").models["encoder"], role="student")
-    scores = evaluate_students(spec, [t.text for t in train], [t.label for t in train], TEXT_LABELS["ag_news"], [t.text for t in test], [t.label for t in test],
-                               StudentSettings(epochs=3, lr=1e-4, batch=16, max_length=128), n_runs=1)
+    real_data("ag_news")
+    train, test = (load_texts("local", "ag_news", split, n) for split, n in (("train", 500), ("test", 300)))
+    scores = evaluate_students(replace(student_model, precision="auto"), [t.text for t in train], [t.label for t in train], TEXT_LABELS["ag_news"],
+                               [t.text for t in test], [t.label for t in test], StudentSettings(epochs=3, lr=1e-4, batch=16, max_length=128), n_runs=1)
     assert scores.frame.correct.mean() >= 0.85

@@ -3,9 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers import fails, make_examples
 
 from resynth import bench as B
-from resynth.profiles import ResynthError, load_profile
+from resynth.profiles import load_profile
 from resynth.tasks import Example, Task, format_example
 from resynth.teacher import LocalTeacher
 from resynth.vscore import score_candidates, score_prefix, split_given, v_score
@@ -14,14 +15,12 @@ from resynth.vsynthesis import Settings, draw_given, make_candidates, synthesize
 TASK = Task(name="tools", title="Tools", definition="Decide which tool answers the question. Tools: WeatherTool, FlightTool.",
             instruction="Choose the tool.", fields=(("question", "Question:"), ("answer", "Tool:")), answer_kind="label",
             labels=("WeatherTool", "FlightTool"))
-POOL = [Example(id=str(i), question=q, answer=a) for i, (q, a) in enumerate([
-    ("Will it rain in Oslo today?", "WeatherTool"), ("When does the plane to Rome leave?", "FlightTool"),
-    ("Is it snowing in Bergen?", "WeatherTool"), ("Who flies from Lima to Quito?", "FlightTool")])]
+POOL = make_examples([("Will it rain in Oslo today?", "WeatherTool"), ("When does the plane to Rome leave?", "FlightTool"),
+                      ("Is it snowing in Bergen?", "WeatherTool"), ("Who flies from Lima to Quito?", "FlightTool")])
 
 
 @pytest.fixture(scope="module")
-def teacher():
-    return LocalTeacher(load_profile("smoke", {"model.teacher.precision": "float32"}).models["teacher"], batch_tokens=128)
+def teacher(profile): return LocalTeacher(profile.models["teacher"], batch_tokens=128)
 
 
 def test_v_score_equals_one_pair_at_a_time(teacher):
@@ -95,8 +94,7 @@ def test_labels_are_the_first_iteration_and_stay_in_the_pool(bench):
 
 def test_a_label_that_is_a_test_item_is_refused(bench, monkeypatch):
     monkeypatch.setattr(B, "read_examples", lambda *a, **k: bench.tests["metatool"][:2])
-    with pytest.raises(ResynthError) as error: B.labelled_examples(bench, "metatool", 0, 2)
-    assert bench.tests["metatool"][0].question[:20] in str(error.value)
+    fails(lambda: B.labelled_examples(bench, "metatool", 0, 2), bench.tests["metatool"][0].question[:20])
 
 
 def test_duplicates_and_labels_outside_the_space_are_rejected():
@@ -114,23 +112,17 @@ def test_from_scratch_gives_every_question_type_in_turn():
 
 
 def test_an_empty_definition_is_refused(bench):
-    with pytest.raises(ResynthError, match="empty definition"):
-        synthesize_v(replace(TASK, definition="\n"), bench.teacher, bench.prompts, Settings(), 0)
+    fails(lambda: synthesize_v(replace(TASK, definition="\n"), bench.teacher, bench.prompts, Settings(), 0), "empty definition")
 
 
 def test_unknown_method_and_task_name_the_nearest(bench):
-    with pytest.raises(ResynthError, match="- Sampling"): B.method_outcomes(bench, "metatool", "- Samplng", 0)
-    with pytest.raises(ResynthError, match="metatool"): B.open_bench(bench.profile, ["metatols"])
+    fails(lambda: B.method_outcomes(bench, "metatool", "- Samplng", 0), "did you mean '- Sampling'?")
+    fails(lambda: B.open_bench(bench.profile, ["metatols"]), "did you mean 'metatool'?")
 
 
-def test_gold_demonstrations_beat_zero_shot_on_real_metatool():
+def test_gold_demonstrations_beat_zero_shot_on_real_metatool(real_data):
     "Sanity that depends on no method: at least 0.25 exact match on 300 items with ten tools."
-    import os
-    from pathlib import Path
-    from resynth.profiles import repo_root
-    data = Path(os.environ.get("RESYNTH_DATA") or repo_root().parent / "shared" / "data")
-    if not (data / "metatool").is_dir(): pytest.skip("no real MetaTool here; set RESYNTH_DATA")
-    os.environ["RESYNTH_DATA"] = str(data)
+    real_data("metatool")
     real = B.open_bench(load_profile("laptop_real", {"task.metatool.n_test": 300, "run.seeds": [0]}), ["metatool"])
     zero = B.pool_outcomes(real, "metatool", [], 0)
     gold = B.pool_outcomes(real, "metatool", B.labelled_examples(real, "metatool", 0, 1000), 0)
