@@ -89,11 +89,11 @@ _DATES = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday".split("|")
 # %% ../../nbs/40a_embedded_texts.ipynb #t011
 @dataclass(frozen=True)
 class Entity:
-    "An entity of a text, where it stands and what it is."
+    "A name in a text, and where it stands."
+    text: str   # "Calder Motors", as it is counted
+    type: str   # "ORG", in the names that spaCy uses
     start: int  # first character
     end: int    # one past the last character
-    text: str   # "Calder Motors"
-    type: str   # a type of SLOT_TYPES
 
 
 def _pick(rng, words):
@@ -123,7 +123,7 @@ def fill_slots(
         for i, part in enumerate(re.split(r"\{(\w+)\}", sentence)):
             if i % 2:
                 value = _slot_value(rng, pool, part, cast, used)
-                found.append(Entity(len(text), len(text) + len(value), value, SLOT_TYPES[part]))
+                found.append(Entity(value, SLOT_TYPES[part], len(text), len(text) + len(value)))
                 part = value
             text += part
         text += "" if sentence[-1] in ".?!" else stop

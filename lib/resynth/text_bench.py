@@ -224,7 +224,7 @@ def room_over_majority(
 # %% ../../nbs/48_text_bench.ipynb #c026
 def capitals_extractor(texts: list[str]) -> list[list]:  # one list of Entity a text, all of type "NAME"
     "Find runs of capitalised words that do not begin a sentence (D-SR-51)."
-    from resynth.entities import Entity
+    from resynth.embedded_texts import Entity
     found = re.compile(r"(?<![.!?:\"“] )(?<!^)\b[A-Z][\w'’-]*(?: (?:of |the |and )?[A-Z][\w'’-]*)*")
     return [[Entity(m.group(), "NAME", m.start(), m.end()) for m in found.finditer(t)] for t in texts]
 
