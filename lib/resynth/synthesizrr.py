@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MODES', 'LEAST_WORDS', 'RefineSettings', 'check_refine_settings', 'source_content', 'draw_inputs', 'draw_pairs',
-           'draw_texts', 'cut_document', 'count_tokens', 'refine_prompt', 'clean_written', 'reject_text',
-           'split_written', 'method_name', 'synthesize_rr', 'fewgen_prompt', 'synthesize_fewgen']
+           'draw_texts', 'cut_document', 'cut_examples', 'count_tokens', 'refine_prompt', 'clean_written',
+           'reject_text', 'split_written', 'method_name', 'synthesize_rr', 'fewgen_prompt', 'synthesize_fewgen']
 
 # %% ../../nbs/43_synthesizrr.ipynb #c003
 import re
@@ -122,6 +122,15 @@ def cut_document(
     return cut[: cut.rfind(".") + 1] if whole_sentences and "." in cut else cut
 
 
+def cut_examples(
+    tokenizer,  # tokenizers.Tokenizer of the teacher
+    seeds: list[LabelledText],  # human texts
+    settings: RefineSettings,  # max_new_tokens and rule are used
+) -> list[LabelledText]:  # the same, none longer than what may be written
+    "Cut the human texts that prompts show (D-SR-46)."
+    return [replace(s, text=cut_document(tokenizer, s.text, settings.max_new_tokens, settings.rule == "as_code")) for s in seeds]
+
+
 def count_tokens(tokenizer, text: str) -> int:
     "Count the tokens of a text."
     return len(tokenizer.encode(text, add_special_tokens=False).ids)
@@ -226,7 +235,8 @@ def synthesize_rr(
     inputs, pairs = source_content(seeds, retriever, settings)
     long_enough = [count_tokens(tokenizer, documents[d].text) >= settings.min_document_tokens for d in inputs["document"]]
     chosen = draw_inputs(inputs[long_enough], seeds, task.labels, settings.n_per_label, seed)
-    asked, shown = _prompt_rows(task, prompts, seeds, documents, chosen, pairs, settings, tokenizer, seed, teacher.spec.prompt_style)
+    examples = cut_examples(tokenizer, seeds, settings)
+    asked, shown = _prompt_rows(task, prompts, examples, documents, chosen, pairs, settings, tokenizer, seed, teacher.spec.prompt_style)
     prompt = choose_prompt(prompts, f"{settings.mode}_{task.name}", teacher.spec.prompt_style)
     written = [row[0].text for row in teacher.generate(asked, _sampling(settings, prompt, 1, seed))]
     origin = [dict(answer=r.label, seed_id=seeds[r.query].id, document_id=documents[r.document].id, retrieval_rank=r.rank,
@@ -260,6 +270,7 @@ def synthesize_fewgen(
 ) -> tuple[pd.DataFrame, dict[str, int]]:  # as `synthesize_rr`
     "Write a labelled data set from few-shot prompts. SynthesizRR Eq. 1; ZeroGen without shots."
     check_refine_settings(settings)
+    seeds = cut_examples(getattr(teacher, "teacher", teacher).tokenizer, seeds, settings)
     each = settings.n_per_label if settings.shots == 0 else settings.samples_a_prompt
     style, drawn = teacher.spec.prompt_style, []
     for label in task.labels:
