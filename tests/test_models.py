@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import zipfile
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from helpers import fails
 
 from resynth import models
@@ -130,6 +132,40 @@ def test_folders_and_hubs_that_are_not_there(teacher, monkeypatch, tmp_path):
     import huggingface_hub
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda **k: (_ for _ in ()).throw(OSError("cannot reach the hub")))
     fails(lambda: fetch_model(replace(teacher, kind="hub", hub="nobody/nothing", wheel="")), "nobody/nothing@", "cannot reach the hub")
+
+
+@pytest.mark.parametrize("files, asked", [(["config.json", "model.safetensors", "pytorch_model.bin"], 1), (["config.json", "spm.model", "pytorch_model.bin"], 2)])
+def test_old_weights_are_fetched_only_where_there_are_no_others(teacher, monkeypatch, tmp_path, files, asked):
+    import huggingface_hub
+    calls = []
+
+    def download(allow_patterns, local_files_only, **k):
+        if local_files_only: raise OSError("not in the cache")
+        calls.append(allow_patterns)
+        for name in files:
+            if any(fnmatch(name, p) for p in allow_patterns): (tmp_path / name).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    folder = fetch_model(replace(teacher, kind="hub", hub="some/model", wheel=""))
+    assert len(calls) == asked and {p.name for p in folder.iterdir()} == set(files) - ({"pytorch_model.bin"} if asked == 1 else set())
+    files[:] = ["config.json"]
+    for path in tmp_path.iterdir(): path.unlink()
+    fails(lambda: fetch_model(replace(teacher, kind="hub", hub="some/model", wheel="")), "some/model@", "no weights among its files")
+
+
+def test_a_sentencepiece_file_alone_is_a_tokenizer(teacher, tmp_path):
+    sentences = [f"The {a} of {b} saw the {c}." for a in ("owner", "mill", "river") for b in ("May", "June", "the town") for c in ("bank", "bridge", "night")]
+    (tmp_path / "text").write_text("\n".join(sentences))
+    sentencepiece.SentencePieceTrainer.train(input=str(tmp_path / "text"), model_prefix=str(tmp_path / "spm"), vocab_size=60, hard_vocab_limit=False,
+                                             pad_id=0, unk_id=3, bos_id=1, eos_id=2, pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]")
+    (tmp_path / "config.json").write_text('{"model_type": "deberta-v2"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "DebertaV2Tokenizer"}')
+    spec = replace(teacher, kind="folder", wheel="", file=str(tmp_path), sha256="")
+    ids = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spm.model")).encode("The river saw the night.")
+    assert load_tokenizer(spec).encode("The river saw the night.").ids == [1, *ids, 2]
+    (tmp_path / "spm.model").unlink()
+    fails(lambda: load_tokenizer(spec), "neither tokenizer.json nor a SentencePiece file")
 
 
 def test_the_hub_is_another_revision(teacher, monkeypatch):
