@@ -9,11 +9,9 @@ from helpers import fails
 
 from resynth.classification import (TASK_CORPUS, TEXT_FIELDS, TEXT_LABELS, LabelledText, category_label, check_texts, check_texts_disjoint, draw_seed_set, load_text_task,
                                     load_texts, restrict_labels, seeds_per_class, toi_label)
-from resynth.corpora import CORPUS_NAMES
 from resynth.embedded_texts import GOODS, NEWS_TOPICS, embedded_entities, embedded_text
-from resynth.profiles import fill, load_prompts, repo_root
+from resynth.profiles import CORPUS_NAMES, TEXT_TASK_NAMES as TASKS, fill, load_prompts, repo_root
 
-TASKS = tuple(TEXT_LABELS)
 PROMPTS = load_prompts("prompts/synthesizrr.toml")
 
 
@@ -22,7 +20,7 @@ PROMPTS = load_prompts("prompts/synthesizrr.toml")
 def test_label_spaces():
     assert {n: len(l) for n, l in TEXT_LABELS.items()} == dict(ag_news=4, toi_headlines=10, hyperpartisan=2, polarity=2, category=23, humor=2, imdb=2, sst2=2)
     assert set(TEXT_LABELS["category"]) == set(GOODS) and set(TEXT_LABELS["toi_headlines"]) == set(NEWS_TOPICS) - {"science"}
-    assert set(TASK_CORPUS) == set(TASKS) and set(TASK_CORPUS.values()) <= set(CORPUS_NAMES)
+    assert tuple(TEXT_LABELS) == TASKS and set(TEXT_FIELDS) == set(TASK_CORPUS) == set(TASKS) and set(TASK_CORPUS.values()) <= set(CORPUS_NAMES)
 
 
 @pytest.mark.parametrize("name, document, written", [

@@ -9,9 +9,10 @@ import pytest
 from helpers import fails, frameworks_of
 
 import resynth.corpora as C
-from resynth.corpora import CORPUS_NAMES, Document, check_corpus, clean_text, corpus_hash, domain_list, load_corpus, news_part, sample_stream
+from resynth.corpora import Document, check_corpus, clean_text, corpus_hash, domain_list, load_corpus, news_part, sample_stream
 from resynth.embedded_texts import (FILMS, GOODS, NAMED_TYPES, NEWS_TOPICS, POOLS, SLOT_TYPES, embedded_document, embedded_entities, embedded_texts, fill_slots,
                                     gazetteer, text_key)
+from resynth.profiles import CORPUS_NAMES
 
 
 

@@ -11,11 +11,14 @@ import resynth.datasets as D
 from resynth.datasets import (SYNTHETIC_COLUMNS, check_disjoint, load_examples, load_split, load_synthetic, load_task, read_records,
                               rows_to_frame, save_synthetic, to_examples)
 from resynth.embedded import TOOL_REQUESTS, TOOLS, embedded_examples
-from resynth.profiles import load_profile, repo_root
+from resynth.profiles import TASK_NAMES, load_profile, repo_root
 from resynth.tasks import (TASK_SHAPES, Example, check_example, exact_match, format_example, format_input, format_opening, make_task, one_line,
                            parse_answer, parse_example)
 
 TASKS = tuple(TASK_SHAPES)
+
+
+def test_tasks_have_the_names_of_profiles(): assert set(TASKS) == set(TASK_NAMES)
 
 
 # ---------------------------------------------------------------- answers

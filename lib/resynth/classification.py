@@ -16,7 +16,7 @@ import numpy as np
 
 from .datasets import _check_choice, _hub_records, _local_records, _need, check_disjoint
 from .embedded_texts import embedded_texts, text_key
-from .profiles import Prompt, ResynthError, fill, load_prompts, nearest
+from .profiles import TEXT_TASK_NAMES, Prompt, ResynthError, fill, load_prompts, nearest
 from .tasks import Example
 from .vsynthesis import derive_seed
 
@@ -57,11 +57,11 @@ TASK_CORPUS = {"ag_news": "news_dominant", "hyperpartisan": "news_dominant", "to
 
 # %% ../../nbs/41_classification.ipynb #m011
 def load_text_task(
-    name: str,   # one of TEXT_LABELS
+    name: str,   # one of TEXT_TASK_NAMES
     prompts="prompts/synthesizrr.toml",  # from load_prompts, or a path
 ) -> TextTask:
     "Build a classification task from a prompt file; raises ResynthError for an unknown task, a missing verbalizer or a prompt of another form. SynthesizRR App. H."
-    _check_choice("task", name, tuple(TEXT_LABELS))
+    _check_choice("task", name, TEXT_TASK_NAMES)
     prompts, labels = prompts if isinstance(prompts, dict) else load_prompts(prompts), TEXT_LABELS[name]
     words = {label: fill(prompts[f"verbalizer_{name}_{label}"]) for label in labels}
     if len(set(words.values())) < len(words):
@@ -188,7 +188,7 @@ def load_texts(
     hub_revision: str = "",
 ) -> list[LabelledText]:   # texts and ids differ
     "Load labelled texts of a task; raises ResynthError for an unknown name, a wrong record or fewer than n texts. SynthesizRR App. J.1."
-    for what, value, known in (("source", source, ("embedded", "local", "hub")), ("task", name, tuple(TEXT_LABELS)), ("split", split, ("train", "test"))):
+    for what, value, known in (("source", source, ("embedded", "local", "hub")), ("task", name, TEXT_TASK_NAMES), ("split", split, ("train", "test"))):
         _check_choice(what, value, known)
     if n < 0: raise ResynthError(f"task '{name}': n = {n}; 0 for all, or a number of texts")
     if source == "embedded":
