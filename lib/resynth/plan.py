@@ -79,9 +79,8 @@ def task_sizes(
 ) -> Sizes:
     "Collect what a plan needs to know of a task."
     sizes, prompts = profile.tasks[name], load_prompts(profile.prompts_path("vsynthesis"))
-    fields = [f for f, _ in TASK_SHAPES[name][1]]
     definition, instruction = (_prompt_tokens(profile, prompts, f"{kind}_{name}", sizes) for kind in ("definition", "instruction"))
-    reports, types = "context" in fields, {"math": 4, "medqa": 2}.get(name, 1)
+    reports, types = "context" in dict(TASK_SHAPES[name][1]), {"math": 4, "medqa": 2}.get(name, 1)
     return Sizes(items=sizes.n_test or WHOLE_TEST[name], labelled=sizes.n_labelled, definition=definition, instruction=instruction,
                  example=sizes.mean_tokens, written=round(sizes.mean_tokens * (0.25 if reports else 0.7)),
                  answer=max(2, round(ANSWER_SHARE * sizes.max_new_tokens)), types=types, reports=reports)

@@ -183,8 +183,8 @@ def finish_run(
     **facts, # more for the manifest: precision=..., n=..., excluded=...
 ) -> dict: # the manifest
     "Write the manifest of a run, and apart from it the facts that differ from run to run; then publish all."
-    models = {m["name"]: {k: m[k] for k in ("role", "hub", "revision", "wheel", "sha256")} for m in run.profile.settings(run.paper)["model"]}
     settings, prompts = run.profile.settings(run.paper), run.profile.prompts_path(run.paper)
+    models = {m["name"]: {k: m[k] for k in ("role", "hub", "revision", "wheel", "sha256")} for m in settings["model"]}
     manifest = dict(notebook=run.notebook, profile=run.profile.name, overrides=run.overrides, seeds=list(run.profile.seeds),
         settings_hash=run.profile.settings_hash(run.paper), settings=settings, models=models,
         prompts=dict(file=prompts.name, sha256=_sha256(prompts) if prompts.is_file() else ""),
