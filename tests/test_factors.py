@@ -111,14 +111,14 @@ RIGHT = {("zero-shot", 0, 0): 4, ("V-Synthesis", 0, 0): 9, ("gold", 1, 0): 16, (
 
 
 def test_table_7_has_the_papers_eight_rows_and_names_the_copy():
-    table = table7(table7_parts(RIGHT), read_published(item="Table 7"), HOW)
+    table = table7(table7_parts(RIGHT), read_published(paper="V-Synthesis", item="Table 7"), HOW)
     assert list(zip(table.way, table.data)) == list(TABLE7) and table.paper.isna().all()
     plain = table[table.data == "w/o. Human"]
     assert plain.em.tolist() == [0.2, 0.2] and plain.note.tolist() == ["", "the untuned model"] and (table.note != "").sum() == 1
 
 
 def test_table_7_shows_a_published_value_that_somebody_fills_in():
-    published = read_published(item="Table 7")
+    published = read_published(paper="V-Synthesis", item="Table 7")
     published.loc[(published.row == "SFT: w. Human") & (published.column == "MetaTool"), "value"] = 61.5
     table = table7(table7_parts(RIGHT), published, HOW).set_index(["way", "data"])
     assert table.paper["SFT", "w. Human"] == pytest.approx(0.615) and table.paper.notna().sum() == 1

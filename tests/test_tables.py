@@ -61,14 +61,14 @@ def test_rows_with_a_ratio():
                                            ("Table 2", ["V-Synthesis", "- Iteration", "- Sampling", "- Diversity"]),
                                            ("Table 3", ["NGram", "Embedding", "LLM-as-Judge", "V-Score"])])
 def test_every_cell_has_its_place_in_published(item, methods):
-    known = read_published(item=item)
+    known = read_published(paper="V-Synthesis", item=item)
     places = set(zip(known.row, known.column))
     for teacher in ("Llama-3.1-8B-Instruct", "Llama-3.1-70B-Instruct"):
         assert {paper_cell(item, m, t, teacher) for m in methods for t in PAPER_TASKS} <= places
 
 
 def test_a_filled_cell_appears(tmp_path):
-    line = dict.fromkeys(PUBLISHED_COLUMNS, "x") | dict(item="Table 1", row="Llama3.1-8b: w. Human", column="MATH", value="31.5", unit="points", spread="")
+    line = dict.fromkeys(PUBLISHED_COLUMNS, "x") | dict(paper="V-Synthesis", item="Table 1", row="Llama3.1-8b: w. Human", column="MATH", value="31.5", unit="points", spread="")
     (tmp_path / "p.csv").write_text(",".join(PUBLISHED_COLUMNS) + "\n" + ",".join(line.values()) + "\n")
     table = pd.DataFrame(dict(task=["math", "gsm8k"], method="gold", em=0.1))
     filled = add_paper_values(table, "Table 1", "Llama-3.1-8B", tmp_path / "p.csv")

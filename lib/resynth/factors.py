@@ -264,14 +264,14 @@ TABLE7 = {  # (way, data): method, human, sft
 
 def table7(
     outcomes: pd.DataFrame,  # from `table7_outcomes`
-    published: pd.DataFrame,  # `read_published(item="Table 7")`
+    published: pd.DataFrame,  # from `read_published`; rows of other papers are left out
     profile,  # run.n_boot and run.confidence are used
 ) -> pd.DataFrame:  # task, way, data, paper, em, low, high, spread, n_trained, n_items, n_seeds, n_failed, note
     "Lay outcomes out as Table 7, the untuned model named where the paper has a row for it."
     how = {k: profile.run[k] for k in ("n_boot", "confidence")}
     found = accuracy_table(outcomes, ["task", "method", "human", "sft"], **how).set_index(["task", "method", "human", "sft"])
     trained = outcomes.groupby(["task", "method", "human", "sft"]).n_trained.mean()
-    paper = {(r.row, r.column.lower()): r.value / 100 for r in published.itertuples()}
+    paper = {(r.row, r.column.lower()): r.value / 100 for r in published.query("paper == 'V-Synthesis'").itertuples()}
     rows = [dict(task=task, way=way, data=data, paper=paper.get((f"{way}: {data}", task), np.nan), **found.loc[(task, *key)],
                  n_trained=trained[(task, *key)], note="the untuned model" if way == "SFT" and key[2] == 0 else "")
             for task in dict.fromkeys(outcomes.task) for (way, data), key in TABLE7.items()]

@@ -108,7 +108,7 @@ def add_paper_values(
     path=None,  # default: reproducibility/published.csv
 ) -> pd.DataFrame:  # with the column `paper` if any value is known
     "Set the paper's exact match beside ours, where it is known."
-    known = read_published(path).query("item == @item and value.notna()")
+    known = read_published(path, paper="V-Synthesis").query("item == @item and value.notna()")
     values = {(r.row, r.column): r.value / (100 if r.unit == "points" else 1) for r in known.itertuples()}
     paper = [values.get(paper_cell(item, r.method, r.task, teacher), np.nan) for r in table.itertuples()]
     if np.isnan(paper).all(): return table

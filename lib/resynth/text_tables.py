@@ -319,7 +319,7 @@ def paper_value(
     path=None,  # default: reproducibility/published.csv
 ) -> float:  # shares from 0 to 1; NaN where the paper has none
     "Look up a number that SynthesizRR prints for its open teacher."
-    known = read_published(path).query("paper == 'SynthesizRR' and item == @item and metric == @metric and column == @column")
+    known = read_published(path, paper="SynthesizRR").query("item == @item and metric == @metric and column == @column")
     for r in known.itertuples():
         if r.row in (row, f"LLaMA2: {row}"): return r.value / (100 if r.unit == "points" else 1)
     return np.nan
