@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from resynth.claims import (MARKS, RULES, Claim, Interval, accuracy_table, bootstrap_draws, check_claim, claims_matrix, compare,
-                            decide, decide_claims, has_room, outcome_grid, paired_bootstrap, read_claims, read_published,
-                            render_matrix, resample_weights, update_readme)
+from resynth.claims import (MARKS, RULES, Claim, check_claim, claims_matrix, decide, decide_claims, read_claims, read_published, render_matrix,
+                            update_readme)
+from resynth.comparison import Interval, accuracy_table, bootstrap_draws, compare, has_room, outcome_grid, paired_bootstrap, resample_weights
 from resynth.profiles import ResynthError, load_profile
 
 N_BOOT = 1000

@@ -12,14 +12,14 @@ __all__ = ['RULES', 'CURVES', 'OPTIONAL', 'VERDICTS', 'PUBLISHED_COLUMNS', 'MIN_
 import csv
 import os
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .comparison import (Interval, accuracy_table, bootstrap_draws, compare, has_room, outcome_grid, paired_bootstrap,
-                                paired_grids, percentile_interval, pick_rows, resample_weights, tasks_of, with_task)
+from .comparison import (Interval, bootstrap_draws, has_room, paired_grids, percentile_interval, pick_rows, resample_weights,
+                                tasks_of, with_task)
 from .profiles import ResynthError, nearest, repo_root
 
 # %% ../../nbs/09b_claims.ipynb #c008

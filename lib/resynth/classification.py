@@ -16,7 +16,7 @@ import numpy as np
 
 from .datasets import _check_choice, _hub_records, _local_records, _need, check_disjoint
 from .embedded_texts import embedded_texts, text_key
-from .profiles import TEXT_TASK_NAMES, Prompt, ResynthError, fill, load_prompts, nearest
+from .profiles import TEXT_TASK_NAMES, ResynthError, fill, load_prompts, nearest
 from .tasks import Example
 from .vsynthesis import derive_seed
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .claims import claims_matrix, read_claims, read_published, render_matrix, update_readme
+from .claims import claims_matrix, read_claims, read_published, update_readme
 from .profiles import ResynthError, load_profile, nearest, repo_root
 from .runs import parse_overrides, results_folder
 

@@ -10,7 +10,6 @@ __all__ = ['CORPUS_FILES', 'Document', 'corpus_hash', 'check_corpus', 'sample_st
 import gzip, hashlib, html, json, re, sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 

@@ -10,7 +10,7 @@ __all__ = ['TASK_NAMES', 'SCHEMA', 'TEXT_TASK_NAMES', 'CORPUS_NAMES', 'LISTS', '
 
 # %% ../../nbs/00_profiles.ipynb #c003
 import copy, difflib, hashlib, json, math, os, re, tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd

@@ -9,7 +9,6 @@ __all__ = ['to_json', 'request_key', 'pack', 'is_intact', 'explain', 'connect', 
 # %% ../../nbs/05_store.ipynb #c003
 import hashlib
 import json
-import os
 import sqlite3
 import sys
 import zlib

@@ -10,7 +10,7 @@ __all__ = ['TASK_SHAPES', 'NUMBER_TOLERANCE', 'Example', 'Task', 'validate_task'
 
 # %% ../../nbs/01_tasks.ipynb #c003
 import math, re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 from .profiles import ResynthError, nearest

@@ -109,7 +109,6 @@ def draw_from_nucleus(
     n_kept: int = 256,  # tokens sorted before falling back to all
 ) -> "torch.Tensor":  # (rows,) int64 token ids
     "Draw one token a row from its nucleus by inversion of the cumulative mass."
-    import torch
     scaled = logits / temperature
     log_mass = scaled.logsumexp(-1, keepdim=True)
     top = scaled.topk(min(n_kept, scaled.shape[-1]), dim=-1)
@@ -416,7 +415,6 @@ def first_token_mask(
 # %% ../../nbs/06_teacher.ipynb #c052
 def _next_tokens(lm, hidden, rows, sampling, mask):
     "Draw the next token of every row: token ids and their bits at temperature 1."
-    import torch
     logits = lm.get_output_embeddings()(hidden).float().cpu()
     if not rows[0].ids: logits = logits + mask  # all rows draw the first token of a field together
     if sampling.temperature == 0: tokens = logits.argmax(-1)
