@@ -106,6 +106,6 @@ def test_choice_does_not_depend_on_neighbours(task):
 
 def test_large_pools_are_quick(task):
     pool, asked = examples(random_texts(5000, 13, 3000)), examples(random_texts(500, 14, 3000), "t")
-    start = time.perf_counter()
+    start = time.process_time()
     select_demonstrations(task, pool, asked, 3)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10

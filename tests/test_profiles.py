@@ -16,6 +16,9 @@ def raw(name="laptop"):
     return tomllib.loads((FOLDER / f"{name}.toml").read_text())
 
 
+def test_no_profile_is_left_out(): assert {p.stem for p in FOLDER.glob("*.toml")} == set(NAMES)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_profile_loads_and_resolves_its_names(name):
     profile = load_profile(name)

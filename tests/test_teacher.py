@@ -63,9 +63,10 @@ def test_samples_do_not_depend_on_order_or_company(teacher):
 
 def test_completion_bits_are_the_score_of_its_text(teacher):
     sampling = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=5, stop=(), nonempty=False, seed=1)
-    for prompt, (completion,) in zip(PROMPTS, teacher.generate(PROMPTS, sampling)):
-        score, = teacher.score([(prompt, completion.text)])
-        if score.tokens == completion.tokens: assert abs(score.bits - completion.bits) < 1e-3
+    made = [completion for (completion,) in teacher.generate(PROMPTS, sampling)]
+    scores = teacher.score([(prompt, completion.text) for prompt, completion in zip(PROMPTS, made)])
+    differences = [abs(s.bits - c.bits) for s, c in zip(scores, made) if s.tokens == c.tokens]  # a text can be read back as other tokens
+    assert len(differences) >= 3 and max(differences) < 1e-3
 
 
 @pytest.mark.parametrize("top_p,n_kept", [(0.9, 256), (0.9, 3), (1.0, 256), (0.3, 1)])
