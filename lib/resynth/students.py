@@ -267,7 +267,7 @@ def train_student(
     student = open_student(spec, label_space, check_student_settings(settings), seed)
     rows, steps = student.tokenize(texts), -(-len(texts) // settings.batch)
     weights = [p for module in student.modules() for p in module.parameters()]
-    optimiser = torch.optim.AdamW(weights, lr=settings.lr, eps=settings.eps, weight_decay=settings.weight_decay)
+    optimiser = torch.optim.AdamW(weights, lr=settings.lr, eps=settings.eps, weight_decay=settings.weight_decay, fused=True)
     rates, seen = linear_rates(steps * settings.epochs, settings).reshape(settings.epochs, steps), []
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "student", "dropout"))
@@ -305,7 +305,7 @@ def student_key(
     ask: list[str],  # texts to be classified
 ) -> str:  # 16 hex digits
     "Name a run by everything that decides it."
-    return request_key(kind="student", format=1, revision=models.model_revision(spec), precision=models.pick_precision(spec),
+    return request_key(kind="student", format=2, revision=models.model_revision(spec), precision=models.pick_precision(spec),
                        context=spec.context, settings=asdict(settings), seed=seed, record=record, labels=list(label_space),
                        rows=[[t, l] for t, l in zip(texts, labels, strict=True)], ask=list(ask))[:16]
 
