@@ -565,7 +565,7 @@ def draw_counts(
             ax.plot(rows.times, rows.documents, color=colour, marker=marker, ls=line, ms=4.5, lw=1.2, label=corpus)
         ax.axhline(part.results.max(), color="#d55e00", ls="--", lw=1, label="all different")
         ax.set(title=task, xlabel="times retrieved", yscale="log", xscale="log")
-        ticks = [t for t in (1, 2, 3, 5, 10, 20, 50, 100, 200) if t <= max(2, part.times.max())]
+        ticks = [t for t in (1, 2, 3, 4, 6, 10, 20, 50, 100, 200) if t <= max(2, part.times.max())]
         ax.set_xticks(ticks, ticks)
         ax.minorticks_off()
     axes[0].set_ylabel("documents")
