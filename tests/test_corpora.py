@@ -9,7 +9,7 @@ import pytest
 from helpers import fails, frameworks_of
 
 import resynth.corpora as C
-from resynth.corpora import Document, check_corpus, clean_text, corpus_hash, domain_list, load_corpus, news_part, sample_stream
+from resynth.corpora import Document, check_documents, clean_text, corpus_hash, domain_list, load_corpus, news_part, sample_stream
 from resynth.embedded_texts import (FILMS, GOODS, NAMED_TYPES, NEWS_TOPICS, POOLS, SLOT_TYPES, embedded_document, embedded_entities, embedded_texts, fill_slots,
                                     gazetteer, text_key)
 from resynth.profiles import CORPUS_NAMES
@@ -111,13 +111,13 @@ def test_the_hash_sees_ids_texts_order_and_borders_only():
     assert base == corpus_hash([Document("1", "x y", "other"), b])
 
 
-def test_check_corpus():
+def test_check_documents():
     good = [Document("a", "x", ""), Document("b", "y", "")]
-    assert check_corpus(good) is good
-    fails(lambda: check_corpus([], "corpus 'movies'"), "corpus 'movies': no document")
-    fails(lambda: check_corpus([*good, Document("c", " ", "")]), "document 'c' (number 2) has an empty text")
-    fails(lambda: check_corpus([*good, Document("a", "z", "")]), "number 0 and 2", "same id 'a'")
-    fails(lambda: check_corpus([*good, Document("c", " Y ", "")]), "number 1 and 2", "same text 'y'")
+    assert check_documents(good) is good
+    fails(lambda: check_documents([], "corpus 'movies'"), "corpus 'movies': no document")
+    fails(lambda: check_documents([*good, Document("c", " ", "")]), "document 'c' (number 2) has an empty text")
+    fails(lambda: check_documents([*good, Document("a", "z", "")]), "number 0 and 2", "same id 'a'")
+    fails(lambda: check_documents([*good, Document("c", " Y ", "")]), "number 1 and 2", "same text 'y'")
 
 
 def test_sampling_a_stream():

@@ -32,7 +32,7 @@ from .vsynthesis import derive_seed
 def check_corpus(
     texts: list[str], # the corpus
 ) -> int: # its size
-    "Check a corpus. Errors: no document, a document without text."
+    "Check the texts of a corpus before they are indexed. Errors: no document, a document without text."
     if isinstance(texts, str): raise ResynthError("a corpus is a list of texts, not one text")
     if not len(texts): raise ResynthError("the corpus is empty; retrieval needs at least one document")
     empty = next((i for i, t in enumerate(texts) if not t.strip()), None)
