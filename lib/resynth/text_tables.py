@@ -7,8 +7,8 @@ __all__ = ['LEAST_TEXTS', 'PART_TEXTS', 'PAPER_NAMES', 'CORPUS_STYLE', 'equal_ro
            'cut_sets', 'sizes_table', 'diversity_table', 'NameCounts', 'count_names', 'entropy_table', 'entities_table',
            'names_table', 'feature_encoder', 'mauve_buckets', 'mauve_table', 'measure_table', 'paper_value',
            'add_published', 'add_whole', 'several_measures', 'add_published_counts', 'task_sets', 'swap_sets',
-           'missing_documents', 'collect_sets', 'swap_text_table', 'swap_outcomes', 'retrieved_ids', 'retrieval_table',
-           'count_table', 'draw_diversity', 'draw_entropy', 'draw_mauve', 'draw_counts']
+           'missing_documents', 'collect_sets', 'swap_text_table', 'retrieved_ids', 'retrieval_table', 'count_table',
+           'draw_diversity', 'draw_entropy', 'draw_mauve', 'draw_counts']
 
 # %% ../../nbs/49_text_tables.ipynb #c003
 from collections import Counter
@@ -31,7 +31,7 @@ from .retrieval import retrieval_counts, unique_share
 from .synthesizrr import draw_inputs, source_content
 from .tables import row_verdict
 from .text_bench import (METHODS, TextBench, balance_rows, documents_of, gold_rows, make_dataset, refine_settings, retriever_of, seed_set,
-                                settings_for_corpus, student_outcomes)
+                                settings_for_corpus)
 from .vsynthesis import derive_seed
 
 # %% ../../nbs/49_text_tables.ipynb #c008
@@ -434,13 +434,6 @@ def swap_text_table(
     parts = diversity[diversity.order == 5][[*keys, "self_bleu"]].merge(entropy[entropy.type == "mean"][[*keys, "entropy"]], on=keys)
     return parts.merge(mauve[[*keys, "mauve"]], on=keys).rename(columns=dict(method="corpus"))
 
-
-def swap_outcomes(
-    bench: TextBench,
-    sets: list[TextSets],  # from `swap_sets`
-) -> pd.DataFrame:  # task, method, seed (the run), item, correct, corpus; gold too
-    "Train students on every corpus's texts, and on gold. SynthesizRR Table 12."
-    return pd.concat([student_outcomes(bench, s.task, s.rows[c], c, corpus=c) for s in sets for c in s.methods], ignore_index=True)
 
 # %% ../../nbs/49_text_tables.ipynb #c070
 def retrieved_ids(
