@@ -14,6 +14,7 @@ from resynth.classification import LabelledText, TextTask
 from resynth.datasets import rows_to_frame
 from resynth.profiles import ResynthError
 from resynth.students import evaluate_students
+from resynth.text_tables import TextSets
 
 matplotlib.use("Agg")
 LABELS = tuple(TOYS)
@@ -70,6 +71,12 @@ def test_missing_classes_change_the_columns_not_the_rows(bench):
     assert set(lacking) == set(whole) and len(lacking) == len(whole) == 2 * 12
     assert lacking.n_classes.eq(2).all() and whole.n_classes.eq(3).all() and lacking.n_rows.eq(20).all()
     assert set(map(tuple, lacking[["seed", "item"]].values)) == set(map(tuple, whole[["seed", "item"]].values))
+
+
+def test_a_corpus_without_a_class_still_has_students(bench):
+    rows = {"gold": frame(30), "random": frame(30, labels=("animals", "tools"))}
+    made = d.swap_outcomes(bench, [TextSets("toys", ("animals", "tools"), rows, {}, {})])
+    assert made.groupby("corpus").n_classes.first().to_dict() == {"gold": 3, "random": 2} and made.groupby("corpus").size().eq(2 * 12).all()
 
 
 def test_whole_data_sets_have_the_students_of_table_6(bench, tiny_student):
