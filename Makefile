@@ -19,7 +19,7 @@ TORCH := $(shell sed -n 's/^torch==//p' requirements.lock)
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 RUN_ARGS = --profile "$(PROFILE)" --nb "$(NB)" --seeds "$(SEEDS)" $(foreach s,$(SET),--set "$(s)")
 
-.PHONY: help env lab export test smoke reproduce plan matrix check
+.PHONY: help env lab export test smoke reproduce plan matrix report check
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ plan: $(STAMP) ## print what a run would cost, before it (PROFILE=laptop NB= SEE
 
 matrix: $(STAMP) ## print the claims matrix and write it into README.md
 	$(BIN)/resynth matrix
+
+report: $(STAMP) ## write all claims, tables and figures as one page, report/index.html
+	$(BIN)/resynth report
 
 check: $(STAMP) ## check profiles, claims, notebooks and fix-points, running no model
 	$(BIN)/resynth check

@@ -357,14 +357,13 @@ def test_damaged_and_foreign_synthetic_files(tmp_path):
     fails(lambda: load_synthetic(tmp_path / "x.parquet"), "column 'row_id' is missing")
 
 
-def test_a_refusing_disk_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_refusing_disk_leaves_the_old_file(tmp_path):
+    import resource
     file = save_synthetic(rows_to_frame(rows()), tmp_path / "a", "# card")
-    before = file.read_bytes()
-
-    def full(self, data):
-        raise OSError(28, "No space left on device")
-    monkeypatch.setattr(Path, "write_bytes", full)
-    fails(lambda: save_synthetic(rows_to_frame(rows(3)), tmp_path / "a", "# card"), "No space left on device")
+    before, limits = file.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))  # a disk with room for ten bytes a file
+    try: fails(lambda: save_synthetic(rows_to_frame(rows(3)), tmp_path / "a", "# card"), "data.parquet", "File too large")
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert file.read_bytes() == before and len(list((tmp_path / "a").iterdir())) == 2
 
 

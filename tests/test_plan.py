@@ -2,8 +2,10 @@
 import pytest
 from helpers import frameworks_of
 
+from resynth.command_line import main
 from resynth.plan import (NOTEBOOKS, Load, chosen_loads, evaluation_load, later_iterations, load_11, load_12, load_14, load_15, load_16, notebook_loads,
-                          plan_rows, plan_table, self_icl_load, stored_calls, synthesis_load, task_sizes, writing_load)
+                          plan_rows, plan_table, self_icl_load, stored_calls, synthesis_load, task_sizes, tuning_load, writing_load)
+from resynth.plan_aide import AIDE_PAGES, aide_loads, tree_load
 from resynth.plan_texts import CORPUS_SIZES, TEXT_PAGES, corpus_load, corpus_size, method_set, set_load, text_loads
 from resynth.profiles import ResynthError, load_profile, paper_of, repo_root
 from resynth.store import Store
@@ -41,9 +43,10 @@ def test_bigger_profiles_cost_more():
 
 
 def test_the_notebooks_are_those_on_disk():
-    pages = {p.stem for p in (repo_root() / "reproducibility").glob("[14][0-9]_*.ipynb")}
+    pages = {p.stem for p in (repo_root() / "reproducibility").glob("[124][0-9]_*.ipynb")}
     assert pages == set(NOTEBOOKS)
-    assert list(NOTEBOOKS) == sorted(NOTEBOOKS) and set(TEXT_PAGES) == {n for n in NOTEBOOKS if paper_of(n) == "synthesizrr"}
+    assert list(NOTEBOOKS) == sorted(NOTEBOOKS)
+    for paper, own in (("synthesizrr", TEXT_PAGES), ("aide", AIDE_PAGES)): assert set(own) == {n for n in NOTEBOOKS if paper_of(n) == paper}
 
 
 def test_doubling_the_test_items_doubles_evaluation_and_leaves_synthesis():
@@ -81,8 +84,8 @@ def test_shared_work_is_counted_once():
 
 def test_all_fields_of_all_samples_are_one_call_an_input():
     base, sizes = load_profile("laptop"), task_sizes(load_profile("laptop"), "medqa")
-    assert writing_load(base, sizes, 5, empty=False).calls == 5
-    assert writing_load(base, sizes, 5, empty=True).calls == min(5, sizes.types)  # from scratch: one call a question type
+    assert writing_load(base, sizes, 5, 9).calls == 5
+    assert writing_load(base, sizes, 5, 0).calls == min(5, sizes.types)  # from scratch: one call a question type
 
 
 def test_no_verification_asks_for_none_and_scores_all():
@@ -92,8 +95,22 @@ def test_no_verification_asks_for_none_and_scores_all():
 
 
 def test_the_smallest_profile_is_planned_as_it_ran():
-    counted = 348  # rows of an empty store after all seven notebooks at smoke
-    assert sum(n for name, n in calls("smoke").items() if paper_of(name) == "vsynthesis") == pytest.approx(counted, rel=0.25)
+    profile, counted = load_profile("smoke"), (342, 48342, 2303)  # requests, tokens read and written of all seven notebooks at smoke, each request once
+    plan = sum((load for name, load in notebook_loads(profile).items() if paper_of(name) == "vsynthesis"), Load())
+    plan += -3 * tuning_load(profile, task_sizes(profile, "metatool"))  # tuning is no request
+    assert (plan.calls, plan.tokens_in, plan.tokens_out) == pytest.approx(counted, rel=0.1)
+
+
+def test_a_small_pool_asks_and_shows_less():
+    base, sizes = load_profile("laptop"), task_sizes(load_profile("laptop"), "metatool")
+    assert [writing_load(base, sizes, 5, pool).calls for pool in (1, 3, 50)] == [1, 3, 5]
+    one, two, many = (writing_load(base, sizes, 1, pool).tokens_in for pool in (1, 2, 50))
+    assert two - one == sizes.made and many - one == (base.vsynthesis["shots"] - 1) * sizes.made
+
+
+def test_a_cut_field_shortens_what_is_written_and_shown():
+    cut, whole = (task_sizes(load_profile("laptop", {"task.math.max_field_tokens": n}), "math") for n in (10, 28))
+    assert cut.question == 10 < whole.question and whole.made - cut.made == whole.question - cut.question and whole.made == whole.example == cut.example
 
 
 def test_a_data_set_is_paid_by_the_first_page_that_needs_it():
@@ -132,8 +149,38 @@ def test_a_whole_corpus_is_counted_or_published(tmp_path, monkeypatch):
     assert corpus_size(small := load_profile("smoke"), "products") == (small.corpora["products"]["n"], "")
 
 
+@pytest.mark.parametrize("name", PROFILES)
+def test_pages_of_aide_share_trees_and_students(name):
+    profile = load_profile(name)
+    shared, alone = aide_loads(profile), {page: aide_loads(profile, (page,))[page] for page in AIDE_PAGES}
+    assert all(shared[p].calls <= alone[p].calls and shared[p].students <= alone[p].students for p in AIDE_PAGES) and shared["26_relevance_diversity"].students == 0
+    assert shared["25_which_teacher"].students < alone["25_which_teacher"].students
+    row = plan_rows(profile, "25").query("part == 'notebook'").iloc[0]
+    assert row.calls == pytest.approx(alone["25_which_teacher"].calls) and "fewer" in row.note
+
+
+def test_a_tree_follows_its_settings():
+    base, task = load_profile("laptop"), "implicatures"
+    work, rows = tree_load(base, task)
+    assert tree_load(base, task, 2 * base.choice_tasks[task]["n_seeds"])[1] == pytest.approx(2 * rows)
+    assert tree_load(base, task, depth=1)[0].calls < work.calls < tree_load(base, task, depth=3)[0].calls
+    assert tree_load(base, task, n_personas=0)[1] < rows and tree_load(base, task, reflect=False)[0].calls < work.calls
+    more = [aide_loads(load_profile("laptop", {"aide.epochs": e}))["22_synthesis_methods"].tokens_trained for e in (1, 3)]
+    assert more[1] == pytest.approx(3 * more[0])
+
+
 def test_an_unknown_page_is_named():
     with pytest.raises(ResynthError, match="did you mean '43_distillation'"): plan_rows(load_profile("smoke"), "43_destillation")
+
+
+def test_a_page_without_planned_calls_says_so(capsys):
+    assert main(["plan", "--profile", "smoke", "--nb", "91"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "91_performance: this page makes no teacher calls that are planned\n" and not err
+    assert main(["plan", "--profile", "smoke", "--nb", "11,91"]) == 0
+    out, _ = capsys.readouterr()
+    assert "11_main_results" in out and out.endswith("91_performance: this page makes no teacher calls that are planned\n")
+    assert main(["plan", "--profile", "smoke", "--nb", "92"]) == 2 and "no notebook '92'" in capsys.readouterr().err
 
 
 def test_only_the_chosen_paper_is_shown():

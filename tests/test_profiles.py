@@ -217,3 +217,36 @@ def test_a_section_of_one_paper_does_not_touch_the_hash_of_another():
 ])
 def test_names_across_sections_of_synthesizrr(overrides, parts):
     fails(lambda: load_profile("laptop", overrides), *parts)
+
+
+def test_sections_of_aide_touch_aide_alone():
+    base = load_profile("laptop")
+    changed = load_profile("laptop", {"aide.depth": 3, "choice_task.ag_news.n_test": 9})
+    assert all((base.settings_hash(p) == changed.settings_hash(p)) == (p != "aide") for p in ("vsynthesis", "synthesizrr", "aide"))
+    other = load_profile("laptop", {"task.metatool.n_test": 9, "synthesizrr.k": 7})
+    assert base.settings_hash("aide") == other.settings_hash("aide") and load_profile("laptop", {"run.n_boot": 200}).settings_hash("aide") != base.settings_hash("aide")
+
+
+def test_aide_names_its_models_one_by_one():
+    paper = load_profile("paper")
+    assert [m["name"] for m in paper.settings("aide")["model"]] == ["Llama-3.1-8B-Instruct", "Llama-3.1-70B-Instruct", "Mistral-7B", "Llama-3.1-8B", "Llama-3.2-3B", "jina-embeddings-v2-base-en"]
+    assert not {"Mistral-7B", "jina-embeddings-v2-base-en"} & {m["name"] for p in ("vsynthesis", "synthesizrr") for m in paper.settings(p)["model"]}
+    assert len(paper.choice_tasks) == 17 and load_profile("laptop").cite("aide").startswith("profile laptop: SmolLM2-135M-Instruct (teacher), all-MiniLM")
+
+
+@pytest.mark.parametrize("overrides, parts", [
+    ({"aide.teacher": "SmolLM2"}, ["teacher = 'SmolLM2'", "no [[model]]", "did you mean 'SmolLM2-135M-Instruct'?"]),
+    ({"aide.second_teacher": "nobody"}, ["second_teacher = 'nobody'", "no [[model]]"]),
+    ({"aide.students": ["nobody"]}, ["students = 'nobody'", "no [[model]]"]),
+    ({"aide.component_task": "marketing"}, ["component_task = 'marketing'", "no [[choice_task]]"]),
+    ({"aide.method_tasks": ["gsm8k"]}, ["method_tasks = 'gsm8k'", "no [[choice_task]]"]),
+    ({"aide.residual": 3}, ["residual = 3", "depth = 2", "L is 1 to K"]),
+    ({"aide.residual_grid": [1, 4]}, ["residual_grid = 4", "residual_depth = 2"]),
+    ({"aide.depth": 0}, ["out of range"]),
+    ({"aide.operations": ["constrain"]}, ["did you mean 'constraint'?"]),
+    ({"aide.persona_source": "hub"}, ["persona_hub = ''"]),
+    ({"choice_task.arc_chalenge.n_test": 3}, ["did you mean 'arc_challenge'?"]),
+    ({"choice_task.arc_challenge.source": "hub"}, ["hub = ''"]),
+])
+def test_names_across_sections_of_aide(overrides, parts):
+    fails(lambda: load_profile("laptop", overrides), *parts)

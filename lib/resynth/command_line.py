@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .claims import claims_matrix, read_claims, read_published, update_readme
+from .claims import ALWAYS_SHOWN, claims_matrix, read_claims, read_published, update_readme
 from .profiles import ResynthError, load_profile, nearest, repo_root
 from .runs import parse_overrides, results_folder
 
@@ -81,8 +81,10 @@ def run_page(
     scratch: str | Path, # folder for the page while it runs, kept if it fails
 ) -> float: # seconds
     "Execute a notebook and keep its cleaned page. Raises PageFailed with one line and the kept copy's place."
+    import logging
     import nbformat, papermill
     from nbclient.exceptions import DeadKernelError
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL) # after Ctrl-C it complains about every task that was cut off
     check_parameters(path, parameters)
     path, draft, began = Path(path), Path(scratch) / Path(path).name, time.time()
     draft.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +92,10 @@ def run_page(
     if live: os.environ["RESYNTH_PROGRESS"] = "1" # the page's own standard error is no terminal
     try:
         papermill.execute_notebook(str(path), str(draft), parameters, progress_bar=False, stderr_file=live,
-                                   cwd=str(path.parent), extra_arguments=["--IPKernelApp.log_level=40"])
+                                   cwd=str(path.parent), extra_arguments=["--IPKernelApp.log_level=50"])
+    except KeyboardInterrupt: # the page's own process has ended when this arrives
+        draft.unlink(missing_ok=True)
+        raise
     except papermill.exceptions.PapermillExecutionError as error:
         raise PageFailed(f"{_one_line(error)} (kept: {_short(draft)})") from None
     except DeadKernelError:
@@ -143,6 +148,9 @@ def _run_all(pages, used, parameters, scratch, results):
         left = time_left([last_seconds(f) for f in folders[number - 1:]], done)
         print(f"[{number}/{len(pages)}] {page.stem} starts{left}", flush=True)
         try: seconds = run_page(page, folder / "run.ipynb", parameters, scratch)
+        except KeyboardInterrupt:
+            shutil.rmtree(folder.with_name(f".{page.stem}.new"), ignore_errors=True) # tables that it had not published
+            raise
         except PageFailed as error:
             failed.append(page.stem)
             print(f"[{number}/{len(pages)}] {page.stem} FAILED: {error}", flush=True)
@@ -177,15 +185,24 @@ def reproduce(
     fetch(used)
     scratch = repo_root() / ".cache" / "pages" / used.name
     failed = _run_all(pages, used, parameters, scratch, results)
-    if used.name in ("laptop", "laptop_real") and (repo_root() / "README.md").is_file() and not folder: update_readme()
+    if not folder: failed += _run_overview_elsewhere(pages, used, scratch, results)
+    if used.name in ALWAYS_SHOWN and (repo_root() / "README.md").is_file() and not folder: update_readme()
     print("\n" + matrix_text())
     print(f"{len(pages) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0
 
+def _run_overview_elsewhere(pages, used, scratch, results):
+    "Page 90 tells of all published profiles: run at one of them, it is written again at the others that have it."
+    page = next((p for p in pages if p.stem == "90_claims"), None)
+    if page is None or used.name not in ALWAYS_SHOWN: return []
+    others = [p for p in map(load_profile, ALWAYS_SHOWN) if p.name != used.name and results_folder(p, page.stem, results).is_dir()]
+    return [name for p in others for name in _run_all([page], p, dict(profile=p.name, seeds="", overrides=""), scratch, results)]
+
 def fetch(used):
-    "Fetch every model of a profile and check its hash."
+    "Fetch every model of a profile and check its hash; one on a server stays there."
     from resynth.models import fetch_model
-    for spec in used.models.values(): fetch_model(spec)
+    for spec in used.models.values():
+        if spec.kind != "server": fetch_model(spec)
 
 # %% ../../nbs/90_command_line.ipynb #c037
 def matrix_text() -> str: # a header, one line a claim, then the counts
@@ -256,6 +273,7 @@ def _parser():
         command.add_argument("--nb", default="", help="such as 11 or 11,12 (default: all)")
     add("fetch", "fetch the models of a profile and check their hashes")
     add("matrix", "print the claims matrix and write it into README.md", profile=False)
+    add("report", "write everything as one page, report/index.html", profile=False)
     add("check", "check profiles, claims, notebooks and fix-points", profile=False)
     add("fixpoints", "check that cleaning and exporting the notebooks changes nothing", profile=False)
     return parser
@@ -268,11 +286,15 @@ def _run_command(given):
     if given.command == "fetch": return fetch(load_profile(given.profile))
     if given.command == "plan":
         used = load_profile(given.profile, parse_overrides(given.seeds, settings))
-        from resynth.plan import plan_table
-        print(plan_table(used, given.nb).to_string(index=False))
+        from resynth.plan import chosen_pages, plan_table, unplanned_pages
+        if chosen_pages(given.nb): print(plan_table(used, given.nb).to_string(index=False))
+        for page in unplanned_pages(given.nb) if given.nb.strip() else (): print(f"{page}: this page makes no teacher calls that are planned")
     if given.command == "matrix":
         print(matrix_text())
         if (repo_root() / "README.md").is_file(): print("README.md updated" if update_readme() else "README.md is up to date")
+    if given.command == "report":
+        from resynth.report import write_report
+        print(f"{_short(write_report())} written")
     if given.command in ("check", "fixpoints"):
         found = check_everything() if given.command == "check" else [f"{n}: cleaning and exporting would change it" for n in check_fix_points()]
         print("\n".join(found) or f"{given.command}: nothing to report")

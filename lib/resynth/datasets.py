@@ -405,16 +405,6 @@ def rows_to_frame(
                          for name, kind in SYNTHETIC_COLUMNS.items()})
 
 # %% ../../nbs/02_datasets.ipynb #c073
-def _write_whole(path, data):
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ResynthError(f"{path}: cannot be written ({error.strerror})") from None
-
-
 def save_synthetic(
     frame: pd.DataFrame,    # from rows_to_frame
     path,                   # a folder, made if it is not there
@@ -422,17 +412,13 @@ def save_synthetic(
 ) -> Path:                  # the Parquet file
     "Write data.parquet and its card README.md; raises ResynthError when the disk refuses."
     import pyarrow as pa, pyarrow.parquet as pq
+    from resynth.runs import write_whole
     kinds = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "flag": pa.bool_()}
     table = pa.Table.from_pandas(frame, preserve_index=False, schema=pa.schema([(n, kinds[k]) for n, k in SYNTHETIC_COLUMNS.items()]))
     sink, folder = io.BytesIO(), Path(path)
     pq.write_table(table.replace_schema_metadata(None), sink, compression="zstd")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResynthError(f"{folder}: cannot be made ({error.strerror})") from None
-    _write_whole(folder / "README.md", (card.rstrip() + "\n").encode())
-    _write_whole(folder / "data.parquet", sink.getvalue())
-    return folder / "data.parquet"
+    write_whole(folder / "README.md", card.rstrip() + "\n")
+    return write_whole(folder / "data.parquet", sink.getvalue())
 
 # %% ../../nbs/02_datasets.ipynb #c073b
 def load_synthetic(

@@ -38,10 +38,12 @@ def rank_top(
     k: int, # how many, 0 to n
 ) -> np.ndarray: # (k,) int, best first, ties in the order of the documents
     "Pick the k best without sorting them all."
-    rounded = np.round(scores, 9)
     best = np.arange(len(scores))
-    if 0 < k < len(scores): best = np.flatnonzero(rounded >= np.partition(rounded, len(scores) - k)[len(scores) - k])
-    return best[np.argsort(-rounded[best], kind="stable")][:k]
+    if 0 < k < len(scores):
+        last = np.round(np.partition(scores, len(scores) - k)[len(scores) - k], 9)  # rounding keeps the order
+        best = np.flatnonzero(scores >= last - 1e-8)
+        best = best[np.round(scores[best], 9) >= last]
+    return best[np.argsort(-np.round(scores[best], 9), kind="stable")][:k]
 
 # %% ../../nbs/07_demonstrations.ipynb #c027
 def count_words(
@@ -95,7 +97,7 @@ def iterate(
     queries: list[str], # q texts
 ): # yields (number of the query, its (documents,) scores)
     "Score queries in chunks that fit the memory."
-    step = max(1, 4_000_000 // self.n)
+    step = max(1, 500_000 // self.n)  # 4 MB of scores stay near the processor
     for start in range(0, len(queries), step):
         yield from enumerate(self.scores(queries[start:start + step]), start)
 

@@ -207,13 +207,14 @@ def uses_hub(
     spec: ModelSpec, # a model of a profile
 ) -> bool: # True if the weights come from the model hub
     "Decide where a model comes from: the hub for kind 'hub', or for any model with a hub name when RESYNTH_HUB=1."
-    return spec.kind == "hub" or bool(spec.hub and spec.wheel and os.environ.get("RESYNTH_HUB") == "1")
+    return spec.kind == "hub" or spec.kind != "server" and bool(spec.hub and spec.wheel and os.environ.get("RESYNTH_HUB") == "1")
 
 
 def model_revision(
     spec: ModelSpec, # a model of a profile
 ) -> str: # e.g. "SmolLM2-135M-Instruct@b179c9523d0e"
     "Name the exact weights in one short string, without fetching them; part of every store key."
+    if spec.kind == "server": return f"{spec.served_name}@server-{spec.revision or 'unversioned'}"
     if uses_hub(spec): return f"{spec.name}@hub-{spec.revision or 'main'}"
     weights = Path(spec.file) / "model.safetensors"
     known = spec.sha256 or (_hash_once(str(weights), weights.stat().st_mtime_ns) if not spec.wheel and weights.is_file() else spec.revision)
@@ -251,7 +252,8 @@ def fetch_model(
     spec: ModelSpec, # a model of a profile
     progress: bool = True, # one line a step, to stderr, when there is something to do
 ) -> Path: # a folder that transformers can load
-    "Return a model's checkpoint folder, fetching and mending it as needed. Errors: no such folder, no network, wrong hash."
+    "Return a model's checkpoint folder, fetching and mending it as needed. Errors: a model on a server, no such folder, no network, wrong hash."
+    if spec.kind == "server": raise ResynthError(f"model {spec.name!r} is on a server ({spec.url}), this step needs its weights here: set kind = 'gguf', 'folder' or 'hub'")
     if uses_hub(spec): return _fetch_from_hub(spec)
     if not spec.wheel: return _fetch_from_folder(spec)
     from filelock import FileLock
@@ -353,8 +355,9 @@ def cpu_flags() -> str: # "" where there is no /proc/cpuinfo (macOS, Windows)
 
 def pick_precision(
     spec: ModelSpec, # its `precision` is "auto", "float32" or "bfloat16"
-) -> str: # "float32" or "bfloat16"
+) -> str: # "float32" or "bfloat16"; "server" where only the server knows
     "Choose the arithmetic of a model: as the profile says; for 'auto' by the device. Errors: an unknown precision."
+    if spec.kind == "server": return "server"
     if spec.precision in ("float32", "bfloat16"): return spec.precision
     if spec.precision != "auto": raise ResynthError(f"model {spec.name!r}: unknown precision {spec.precision!r}; allowed: auto, bfloat16, float32")
     if device_name() == "cpu": return "bfloat16" if has_fast_bfloat16(cpu_flags()) else "float32"
@@ -405,6 +408,9 @@ def load_encoder(
     spec: ModelSpec, # an encoder of a profile; texts are cut at its `context` tokens
 ): # -> encode(texts, batch=64) -> (n, d) float32, rows of length 1, in the order of the texts
     "Load a sentence encoder with mean pooling, in float32. Errors: as in `load_weights`; an encoder that pools otherwise."
+    if spec.ray:
+        from resynth.ray_teacher import ray_encoder
+        return ray_encoder(spec)
     import torch
     folder, tokenizer = fetch_model(spec), load_tokenizer(spec)
     pooling = folder / "1_Pooling" / "config.json"

@@ -69,6 +69,15 @@ def method_style(
         raise ResynthError(f"no style for the method '{method}', there is {', '.join(METHOD_STYLE)}{nearest(name, list(METHOD_STYLE))}")
     return METHOD_STYLE[name]
 
+# %% ../../nbs/09c_plots.ipynb #c011c
+METHOD_STYLE |= {
+    "AIDE": (_BLUE, "o", "-", ""),
+    "Evol-Instruct": (_ORANGE, "s", "-.", "//"),
+    "Prompt2Model": (_GREEN, "^", "--", "\\\\"),
+    "DataTune": (_PURPLE, "D", ":", "xx"),
+    "plain": (_YELLOW, "v", ":", ".."),
+}
+
 # %% ../../nbs/09c_plots.ipynb #c016
 def bar_with_intervals(
     table: pd.DataFrame, # a row a bar: group, method, value, low, high; and paper if known

@@ -7,6 +7,7 @@ __all__ = ['PACKAGES', 'ARITHMETIC', 'write_whole', 'csv_text', 'Shown', 'parse_
            'check_name', 'write_figure', 'finish_run', 'results_folder', 'start_run', 'rule_in_words', 'card']
 
 # %% ../../nbs/09_runs.ipynb #c003
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -33,15 +34,31 @@ def write_whole(
 ) -> Path: # the same path
     "Write a file so that it is there completely or not at all. Raises ResynthError when the disk is full or read-only."
     path, data = Path(path), content.encode("utf-8") if isinstance(content, str) else content
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    fresh = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(data)
-        os.replace(fresh, path)
+        with _open_alone(fresh) as file:
+            try:
+                file.truncate(0)
+                file.write(data)
+                file.flush()
+                os.replace(fresh, path)
+            except BaseException:
+                fresh.unlink(missing_ok=True)
+                raise
     except OSError as error:
-        fresh.unlink(missing_ok=True) if path.parent.is_dir() else None
         raise ResynthError(f"cannot write {path.name} in {path.parent.name}/: {error.strerror or error}") from None
     return path
+
+def _open_alone(path):
+    "Open a file that no other process has open here; waits for one that has. The lock ends with its process."
+    while True:
+        file = open(path, "ab")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)): return file
+        except FileNotFoundError: pass # the one before us renamed it
+        file.close()
 
 # %% ../../nbs/09_runs.ipynb #c013
 def csv_text(
@@ -244,6 +261,8 @@ def _data_lines(profile, paper):
     "The tasks of a paper as list items."
     if paper == "vsynthesis":
         return [f"- {t.name}: {t.source} data, {t.n_test or 'all'} test items, {t.n_labelled or 'all'} human labels" for t in profile.tasks.values()]
+    if paper == "aide":
+        return [f"- {t['name']}: {t['source']} data, {t['n_test'] or 'all'} test items, {t['n_seeds']} seeds, {t['n_gold'] or 'all'} gold rows" for t in profile.choice_tasks.values()]
     return [f"- {t['name']}: {t['source']} data, {t['n_test']} test texts, {t['n_seeds']} seeds and {t['n_rows']} written texts a class, "
             f"documents from {t['corpus']}" for t in profile.text_tasks.values()]
 
@@ -254,7 +273,8 @@ def card(
     "Show what a numbered notebook tests, with what and by which rule."
     from IPython.display import Markdown
     used = profile.settings(paper_of(notebook))["model"]
-    models = [f"- {m['role']}: **{m['name']}**, `{m['hub']}` at `{m['revision'][:12]}`, {m['parameters'] / 1e6:,.0f}M parameters" for m in used]
+    served = lambda m: f", said to be what `{m['url']}` serves as `{m['served_name']}`" if m["kind"] == "server" else ""
+    models = [f"- {m['role']}: **{m['name']}**, `{m['hub']}` at `{m['revision'][:12]}`, {m['parameters'] / 1e6:,.0f}M parameters{served(m)}" for m in used]
     tasks = _data_lines(profile, paper_of(notebook))
     claims = [f"| `{c.id}` | {c.locator} | {c.text} | {rule_in_words(c.rule)} |" for c in read_claims(notebook=notebook)]
     return Markdown("\n".join([f"**Profile `{profile.name}`**: {profile.description}; seeds {', '.join(map(str, profile.seeds))}.", "",

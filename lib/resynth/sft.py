@@ -190,6 +190,7 @@ def save_adapter(
     "Write factors, configuration and losses, whole or not at all; raises `ResynthError` on a full disk."
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
+    for left in folder.parent.glob(folder.name + ".partial-*"): shutil.rmtree(left, ignore_errors=True)  # of a killed run; the caller holds the lock
     partial = Path(tempfile.mkdtemp(prefix=folder.name + ".partial-", dir=folder.parent))
     config = {k: sorted(v) if isinstance(v, set) else v for k, v in adapted.peft_config["default"].to_dict().items()}
     config["base_model_name_or_path"] = ""
@@ -211,6 +212,7 @@ def find_or_train(
     settings: TuneSettings,  # sizes and rates
     seed: int,  # of the run
     key: str,  # from `adapter_key`
+    train=None,  # function(adapted, rows, settings, seed) -> losses; default `train_adapter`
 ) -> Path:  # folder of the adapter, checked
     "Find an adapter, or train and keep it; one that is damaged is set aside and trained again."
     import torch
@@ -221,7 +223,7 @@ def find_or_train(
         if damage: models.set_aside(folder, damage)
         if not folder.is_dir():
             adapted = add_adapter(models.load_lm(spec, precision)[0], settings, seed)
-            save_adapter(adapted, train_adapter(adapted, rows, settings, seed), folder)
+            save_adapter(adapted, (train or train_adapter)(adapted, rows, settings, seed), folder)
     return folder
 
 # %% ../../nbs/15_sft.ipynb #c050

@@ -213,6 +213,7 @@ def result_settings(
 ) -> dict: # name -> text
     "List what can change the bits of an answer without being part of its key."
     spec = profile.models["teacher"]
+    if spec.kind == "server": return dict(teacher=model_revision(spec), server=spec.url, api=spec.api)
     fields = dict(teacher=model_revision(spec), precision=pick_precision(spec), device=device_name(), batch_rows=profile.run["batch_rows"],
                   batch_tokens=profile.run["batch_tokens"], torch=version("torch"), transformers=version("transformers"))
     return {name: str(value) for name, value in fields.items()}
