@@ -97,14 +97,6 @@ def plant(bug):
                 yield found
             return through(self, keys, gathered, dump, what)
         teacher.StoredTeacher._through = late
-    if bug == "names by process":  # a file half written keeps its name for good
-        def whole(path, content):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-            fresh.write_bytes(content.encode() if isinstance(content, str) else content)
-            os.replace(fresh, path)
-            return path
-        runs.write_whole = retrieval.write_whole = whole
     if bug == "one stream":  # samples come from one stream a process, not from one a request
         numbers = iter(range(10**6))
         uniforms = teacher.request_uniforms
