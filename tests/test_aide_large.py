@@ -22,7 +22,7 @@ def bench(request, tmp_path_factory):
     profile = load_profile(name, {**changes, "aide.tries": 1, "aide.rounds": 1, "aide.n_personas": 2, "aide.epochs": 1})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESYNTH_CACHE", str(folder / "cache")), patch.setenv("RESYNTH_ADAPTERS", str(folder / "adapters"))
-        small = lambda model: LocalTeacher(replace(stand_in(profile.models[model], write_random_lm(folder / model, embedded, architecture)), precision="float32"))
+        small = lambda model: LocalTeacher(replace(stand_in(profile.models[model], write_random_lm(folder / model, embedded, architecture)), precision="float32", start_token=""))  # the tokenizer is the embedded one
         yield profile, small(profile.aide["teacher"]), small(profile.aide["students"][0])
 
 
