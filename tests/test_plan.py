@@ -6,6 +6,7 @@ from resynth.command_line import main
 from resynth.plan import (NOTEBOOKS, Load, chosen_loads, evaluation_load, later_iterations, load_11, load_12, load_14, load_15, load_16, notebook_loads,
                           plan_rows, plan_table, self_icl_load, stored_calls, synthesis_load, task_sizes, tuning_load, writing_load)
 from resynth.plan_aide import AIDE_PAGES, aide_loads, tree_load
+from resynth.plan_soft import SOFT_PAGES, exam_load, prompt_load, set_load as soft_set_load, soft_loads
 from resynth.plan_texts import CORPUS_SIZES, TEXT_PAGES, corpus_load, corpus_size, method_set, set_load, text_loads
 from resynth.profiles import ResynthError, load_profile, paper_of, repo_root
 from resynth.store import Store
@@ -43,10 +44,10 @@ def test_bigger_profiles_cost_more():
 
 
 def test_the_notebooks_are_those_on_disk():
-    pages = {p.stem for p in (repo_root() / "reproducibility").glob("[124][0-9]_*.ipynb")}
+    pages = {p.stem for p in (repo_root() / "reproducibility").glob("[1234][0-9]_*.ipynb")}
     assert pages == set(NOTEBOOKS)
     assert list(NOTEBOOKS) == sorted(NOTEBOOKS)
-    for paper, own in (("synthesizrr", TEXT_PAGES), ("aide", AIDE_PAGES)): assert set(own) == {n for n in NOTEBOOKS if paper_of(n) == paper}
+    for paper, own in (("synthesizrr", TEXT_PAGES), ("aide", AIDE_PAGES), ("softsrv", SOFT_PAGES)): assert set(own) == {n for n in NOTEBOOKS if paper_of(n) == paper}
 
 
 def test_doubling_the_test_items_doubles_evaluation_and_leaves_synthesis():
@@ -167,6 +168,28 @@ def test_a_tree_follows_its_settings():
     assert tree_load(base, task, n_personas=0)[1] < rows and tree_load(base, task, reflect=False)[0].calls < work.calls
     more = [aide_loads(load_profile("laptop", {"aide.epochs": e}))["22_synthesis_methods"].tokens_trained for e in (1, 3)]
     assert more[1] == pytest.approx(3 * more[0])
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_pages_of_softsrv_share_prompts_and_students(name):
+    profile = load_profile(name)
+    ss, S, shared, alone = profile.softsrv, len(profile.seeds), soft_loads(profile), {page: soft_loads(profile, (page,))[page] for page in SOFT_PAGES}
+    assert all(shared[p].calls <= alone[p].calls and shared[p].students <= alone[p].students for p in SOFT_PAGES) and shared["36_softsrv_mauve"].students == 0
+    kinds = [len({"SS_NP", "SS_MP2", "SS_MC"} | ({f"SS_MP{k}" if k > 1 else "SS_NP" for k in ss["k_grid"]} if t in ss["k_tasks"] else set())) for t in ss["tasks"]]
+    assert shared["31_parameterisations"].students == S * (sum(kinds) + len(ss["tasks"]))
+    assert shared["33_out_of_domain"].students == 0 and shared["34_post_training_mix"].students == 2 * S * len(ss["tasks"]) and shared["37_curated"].students == S
+    row = plan_rows(profile, "36").query("part == 'notebook'").iloc[0]
+    assert row.calls == pytest.approx(alone["36_softsrv_mauve"].calls)
+
+
+def test_a_soft_prompt_and_a_set_follow_their_settings():
+    base, twice = load_profile("laptop"), lambda key, path: load_profile("laptop", {path: 2 * key})
+    one = prompt_load(base, "gsm8k", "SS_MC")
+    for key in ("steps", "batch"): assert prompt_load(twice(base.softsrv[key], f"softsrv.{key}"), "gsm8k", "SS_MC").tokens_trained == pytest.approx(2 * one.tokens_trained)
+    assert prompt_load(base, "gsm8k", "SS_NP").tokens_embedded == 0 < one.tokens_embedded
+    more = twice(base.soft_tasks["gsm8k"]["n_raw"], "soft_task.gsm8k.n_raw")
+    assert soft_set_load(more, "gsm8k", "SS_MC").calls - soft_set_load(base, "gsm8k", "SS_MC").calls == base.soft_tasks["gsm8k"]["n_raw"]
+    assert soft_set_load(base, "gsm8k", "train") == Load() and exam_load(base, "boolq").calls == 2 * base.soft_tasks["boolq"]["n_test"]
 
 
 def test_an_unknown_page_is_named():

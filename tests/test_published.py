@@ -121,5 +121,5 @@ def test_unique_entities_are_no_more_than_all():
 
 def test_other_papers_are_as_they_were():
     rest = read_published().query("paper != @PAPER")
-    assert set(rest["paper"]) == {"V-Synthesis", "AIDE"}
+    assert set(rest["paper"]) == {"V-Synthesis", "AIDE", "SoftSRV"}
     assert pd.isna(rest["value"]).sum() == (rest["paper"] == "V-Synthesis").sum() - 1

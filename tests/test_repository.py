@@ -212,7 +212,7 @@ def test_no_text_of_a_dataset_is_stored():
                       for p in files(".ipynb", ".csv", ".md", ".json", ".toml", ".py") if p.relative_to(ROOT).parts[0] != "requirements.lock")
     grams = {stored[i:i + 45] for i in range(len(stored) - 45)}
     found, n_texts = set(), 0
-    for name in ("metatool", "medqa", "convfinqa", "gsm8k", "ag_news", "hyperpartisan", "humor", "amazon_reviews", "sst2", "imdb", "toi_headlines",
+    for name in ("mbpp", "boolq", "metatool", "medqa", "convfinqa", "gsm8k", "ag_news", "hyperpartisan", "humor", "amazon_reviews", "sst2", "imdb", "toi_headlines",
                  "corpus_reuters21578", "corpus_products_promap", "corpus_cmu_movie_plots", "bigbench_code_line_description", "bigbench_cause_and_effect",
                  "bigbench_implicatures", "bigbench_temporal_sequences", "mathqa", "mmlu", "arc_challenge", "truthfulqa", "legalbench_contracts", "corpus_personahub"):
         for split in ("corpus",) if name.startswith("corpus") else ("train", "test"):

@@ -7,7 +7,8 @@ __all__ = ['MARKER', 'MARKER_FORMAT', 'HUB_FILES', 'OLD_WEIGHTS', 'cache_dir', '
            'read_marker', 'find_damage', 'aside_name', 'set_aside', 'download_wheel', 'unpack_wheel',
            'quiet_transformers', 'mend_tokenizer', 'convert_gguf', 'uses_hub', 'model_revision', 'build_model',
            'fetch_model', 'verify_model', 'load_tokenizer', 'device_name', 'has_fast_bfloat16', 'cpu_flags',
-           'pick_precision', 'load_weights', 'load_lm', 'mean_pool', 'load_encoder', 'write_random_lm', 'stand_in']
+           'pick_precision', 'load_weights', 'load_lm', 'caps_attention', 'fold_cap', 'mean_pool', 'load_encoder',
+           'write_random_lm', 'stand_in']
 
 # %% ../../nbs/04_models.ipynb #c003
 import hashlib
@@ -390,8 +391,30 @@ def load_lm(
 ): # -> (transformers model in eval mode, without gradients; its torch dtype)
     "Load a causal language model quietly, onto the GPU if there is one. Errors: as in `load_weights`."
     placed = dict(device_map="auto") if device_name() == "cuda" else {}
-    model = load_weights(spec, "AutoModelForCausalLM", precision or pick_precision(spec), attn_implementation="sdpa", **placed)
-    return model, model.dtype
+    model = load_weights(spec, "AutoModelForCausalLM", precision or pick_precision(spec), attn_implementation="eager" if caps_attention(spec) else "sdpa", **placed)
+    return fold_cap(model), model.dtype
+
+# %% ../../nbs/04_models.ipynb #c067b
+def caps_attention(
+    spec: ModelSpec, # a causal language model of a profile
+) -> bool: # what PyTorch's fused attention cannot do
+    "Read whether a model caps its attention scores; False where the configuration cannot be read."
+    try: return bool(json.loads((fetch_model(spec) / "config.json").read_text()).get("attn_logit_softcapping"))
+    except (OSError, ValueError): return False
+
+
+def fold_cap(
+    lm, # a transformers causal language model
+): # the same model
+    "Let the output embedding cap its logits itself where the model caps them afterwards (Gemma 2), so that both are one function."
+    import torch
+    cap = getattr(lm.config, "final_logit_softcapping", None)
+    if not cap: return lm
+    head = lm.get_output_embeddings()
+    plain = type(head)
+    head.__class__ = type("Capped", (plain,), dict(forward=lambda self, x: torch.tanh(plain.forward(self, x) / cap) * cap))
+    lm.config.final_logit_softcapping = None
+    return lm
 
 # %% ../../nbs/04_models.ipynb #c074
 def mean_pool(

@@ -10,7 +10,8 @@ __all__ = ['WHOLE_TEST', 'ALL_TOOLS', 'TOKENS_A_TOOL', 'TOKENS_A_WORD', 'ANSWER_
            'load_11', 'load_12', 'other_ratios', 'load_13', 'load_14', 'load_15', 'smaller_scale', 'load_16', 'load_17',
            'tuning_load', 'page_counter', 'later_page', 'notebook_loads', 'chosen_pages', 'unplanned_pages',
            'chosen_loads', 'model_row', 'training_row', 'data_row', 'corpus_row', 'text_rows', 'choice_rows',
-           'stored_calls', 'duration', 'load_hours', 'load_row', 'page_row', 'model_rows', 'plan_rows', 'plan_table']
+           'soft_rows', 'stored_calls', 'duration', 'load_hours', 'load_row', 'page_row', 'model_rows', 'plan_rows',
+           'plan_table']
 
 # %% ../../nbs/19_plan.ipynb #c003
 import math
@@ -321,12 +322,15 @@ def page_counter(paper):
     if paper == "aide":
         from resynth.plan_aide import aide_loads
         return aide_loads
+    if paper == "softsrv":
+        from resynth.plan_soft import soft_loads
+        return soft_loads
     from resynth.plan_texts import text_loads
     return text_loads
 
 
 def later_page(page):
-    "Count a page of AIDE or SynthesizRR after those before it."
+    "Count a page of AIDE, SoftSRV or SynthesizRR after those before it."
     return lambda profile: page_counter(paper_of(page))(profile)[page]
 
 
@@ -334,6 +338,8 @@ NOTEBOOKS = {"11_main_results": load_11, "12_ablation": load_12, "13_consistency
              "15_consistency_groups": load_15, "16_factors": load_16, "17_sft": load_17}
 NOTEBOOKS |= {page: later_page(page) for page in ("21_gold_or_synthetic", "22_synthesis_methods", "23_components", "24_seeds_depth_residual",
                                                  "25_which_teacher", "26_relevance_diversity")}
+NOTEBOOKS |= {page: later_page(page) for page in ("31_parameterisations", "32_finetuning_curves", "33_out_of_domain", "34_post_training_mix", "35_data_scaling",
+                                                 "36_softsrv_mauve", "37_curated")}
 NOTEBOOKS |= {page: later_page(page) for page in ("41_diversity", "42_mauve", "43_distillation", "44_prior_work", "45_student_feedback",
                                                  "46_bootstrapping", "47_corpus_swapping", "48_retrieval")}
 
@@ -371,7 +377,7 @@ def chosen_loads(
 ) -> dict[str, tuple[Load, Load]]:  # page: what it pays if only chosen pages are run, and if all pages before it were run
     "Count chosen pages in both ways."
     pages, found = chosen_pages(nb), {}
-    for paper in ("aide", "synthesizrr"):
+    for paper in ("aide", "softsrv", "synthesizrr"):
         own = tuple(p for p in pages if paper_of(p) == paper)
         if not own: continue
         alone, after = page_counter(paper)(profile, own), page_counter(paper)(profile)
@@ -443,6 +449,14 @@ def choice_rows(
     return [dict(part="data", name=t["name"], note=f"{many(t['n_test'])} test items, {t['n_seeds']} seeds, {many(t['n_gold'])} gold rows; {_place(t)}") for t in profile.choice_tasks.values()]
 
 
+def soft_rows(
+    profile: Profile,
+) -> list[dict]:
+    "Say what the tasks of SoftSRV are, and where they come from."
+    many = lambda n: f"{n:,}" if n else "all"
+    return [dict(part="data", name=t["name"], note=f"{many(t['n_test'])} test items, {many(t['n_train'])} training questions, {t['n_rows']:,} of {t['n_raw']:,} written ones kept; {_place(t)}") for t in profile.soft_tasks.values()]
+
+
 def _place(c):
     "Say where a task or corpus is read from."
     return {"embedded": "embedded, nothing to fetch", "hub": f"hub {_short(c['hub'])}",
@@ -512,6 +526,7 @@ def model_rows(profile, papers):
     if "synthesizrr" in papers: rows += [training_row(profile.models[s]) for s in dict.fromkeys(profile.synthesizrr[k] for k in ("student", "map_student", "oracle"))]
     if "vsynthesis" in papers: rows += [data_row(profile, t) for t in profile.tasks]
     if "aide" in papers: rows += choice_rows(profile)
+    if "softsrv" in papers: rows += soft_rows(profile)
     return rows + (text_rows(profile) if "synthesizrr" in papers else [])
 
 

@@ -78,6 +78,22 @@ METHOD_STYLE |= {
     "plain": (_YELLOW, "v", ":", ".."),
 }
 
+# %% ../../nbs/09c_plots.ipynb #c011e
+METHOD_STYLE |= {
+    "SS_MC": (_BLUE, "o", "-", ""),
+    "SS_NP": (_GREEN, "D", ":", ".."),
+    "SS_MP2": (_SKY, "s", "--", "\\\\"),
+    "SS_MPk": (_SKY, "s", "-", ""),
+    "PT": (_ORANGE, "^", "--", "//"),
+    "PT_SR": (_RED, "v", "-.", "xx"),
+    "PT plain": (_YELLOW, "P", ":", ".."),
+    "curated": (_PURPLE, "X", "--", "\\\\"),
+    "train": ("#404040", "*", "--", ""),
+    "untuned": ("#d9d9d9", "x", ":", ""),
+    "post-training + train": ("#404040", "*", "--", ""),
+    "post-training + SS_MC": (_BLUE, "o", "-", ""),
+}
+
 # %% ../../nbs/09c_plots.ipynb #c016
 def bar_with_intervals(
     table: pd.DataFrame, # a row a bar: group, method, value, low, high; and paper if known

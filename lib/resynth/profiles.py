@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TASK_NAMES', 'SCHEMA', 'SERVER', 'RAY', 'PACING', 'TEXT_TASK_NAMES', 'CORPUS_NAMES', 'LISTS', 'CHOICE_TASK_NAMES',
-           'OPERATIONS', 'PAPERS', 'ResynthError', 'nearest', 'Named', 'repo_root', 'Setting', 'check_setting',
-           'schema_table', 'check_section', 'Scope', 'paper_of', 'ModelSpec', 'TaskSizes', 'Profile', 'check_profile',
-           'load_profile', 'parse_setting', 'Prompt', 'load_prompts', 'choose_prompt', 'fill']
+           'OPERATIONS', 'SOFT_TASK_NAMES', 'PAPERS', 'ResynthError', 'nearest', 'Named', 'repo_root', 'Setting',
+           'check_setting', 'schema_table', 'check_section', 'Scope', 'paper_of', 'ModelSpec', 'TaskSizes', 'Profile',
+           'check_profile', 'load_profile', 'parse_setting', 'Prompt', 'load_prompts', 'choose_prompt', 'fill']
 
 # %% ../../nbs/00_profiles.ipynb #c003
 import copy, difflib, hashlib, json, math, os, re, tomllib
@@ -233,7 +233,7 @@ SCHEMA["corpus"] = {
     "name": Setting("text", choices=CORPUS_NAMES, note="which corpus"), **_SOURCE,
     "n": Setting("int", 0, 10**9, note="documents; 0 for all"),
 }
-LISTS = ("model", "task", "text_task", "corpus", "choice_task")  # sections with several entries
+LISTS = ("model", "task", "text_task", "corpus", "choice_task", "soft_task")  # sections with several entries
 
 # %% ../../nbs/00_profiles.ipynb #c030s
 SCHEMA["synthesizrr"] = {
@@ -346,6 +346,70 @@ SCHEMA["aide"] |= {
     "n_judged": Setting("int", 1, 10**6, note="rows of a task that a judge reads (4.4: 10 and 20; App. G: 500)"),
 }
 
+# %% ../../nbs/00_profiles.ipynb #c030zb
+SOFT_TASK_NAMES = ("mbpp", "gsm8k", "boolq", "transcoder", "mawps", "triviaqa")
+_SOFT_TASKS = Setting("texts", choices=SOFT_TASK_NAMES[:3])
+
+SCHEMA["soft_task"] = {
+    "name": Setting("text", choices=SOFT_TASK_NAMES, note="which task"), **_SOURCE,
+    "n_train": Setting("int", 0, 10**6, note="N_r, human examples to start from; 0 for all"),
+    "n_test": Setting("int", 0, 10**6, note="test items; 0 for all"),
+    "n_raw": Setting("int", 0, 10**7, note="questions written before any filter (A.2: 100,000)"),
+    "n_rows": Setting("int", 0, 10**7, note="N_s, questions kept (A.2: 50,000, BoolQ 20,000)"),
+    "shots": Setting("int", 0, 64, note="demonstrations in an evaluation prompt (3.1)"),
+    "max_new_tokens": Setting("int", 1, 10**5, note="longest answer, tokens"),
+    "max_question_tokens": Setting("int", 4, 10**5, note="longest written question, tokens"),
+}
+
+# %% ../../nbs/00_profiles.ipynb #c030zd
+SCHEMA["softsrv"] = {
+    "prompts": _PROMPTS,
+    "backbone": Setting("text", note="[[model]] H: frozen, writes questions and answers"),
+    "student": Setting("text", note="[[model]] that is fine-tuned"),
+    "context_model": Setting("text", note="[[model]] E whose tokens are averaged into a context"),
+    "context_layers": Setting("int", -1, 1000, note="its lowest layers that are used; -1 for all"),
+    "length": Setting("int", 1, 10**5, note="t, soft tokens (3.3: 128)"),
+    "k": Setting("int", 1, 1000, note="bases of SS_MP (3.3: 2)"),
+    "hidden": Setting("int", 1, 10**5, note="width inside an MLP of SS_MC (3.3: 128)"),
+    "layers": Setting("int", 1, 100, note="feed-forward layers of an MLP (3.3: 3)"),
+    "steps": Setting("int", 0, 10**8, note="optimiser steps (3.3: 20,000)"),
+    "batch": Setting("int", 1, 10**5, note="questions a step"),
+    "lr": Setting("float", 1e-9, 10, note="learning rate of Adam (3.3: 5e-6)"),
+    "checkpoint_every": Setting("int", 1, 10**8, note="steps between two checkpoints"),
+    "temperature": Setting("float", 0.01, 5, note="of soft questions (A.2: 1)"),
+    "top_p": Setting("float", 0.01, 1, note="of all questions; 1 draws from every token"),
+    "template_temperature": Setting("float", 0.01, 5, note="of PT and PT_SR (A.2: 2)"),
+    "plain_temperature": Setting("float", 0.01, 5, note="of PT that is not diversified (A.4)"),
+    "n_a_prompt": Setting("int", 1, 100, note="questions asked for in one prompt (Figure 8: 10)"),
+    "refine_rounds": Setting("int", 1, 100, note="most critiques of a question (PT_SR)"),
+    "n_features": Setting("int", 1, 10**4, note="dimensions after SVD (A.2: 100)"),
+    "n_clusters": Setting("int", 1, 10**6, note="clusters that questions are drawn from in turn (A.2: 700)"),
+    "ngram": Setting("int", 1, 100, note="words that must not be shared with the test set (A.3: 13)"),
+}
+
+# %% ../../nbs/00_profiles.ipynb #c030zf
+SCHEMA["softsrv"] |= {
+    "tune_steps": Setting("int", 1, 10**8, note="optimiser steps of a student (3.4: 2,000)"),
+    "tune_batch": Setting("int", 1, 4096, note="examples a step (3.3: 16)"),
+    "tune_lr": Setting("float", 1e-9, 1, note="highest learning rate (3.3: 1e-6)"),
+    "tune_warmup": Setting("int", 0, 10**8, note="steps of linear warm-up (3.3: 100)"),
+    "tune_length": Setting("int", 8, 10**6, note="tokens of an example (3.3: 8,192)"),
+    "tune_rank": Setting("int", 0, 1024, note="LoRA rank; 0 tunes all weights, as the paper"),
+    "tune_alpha": Setting("float", 0.01, 10**4, note="LoRA alpha"),
+    "tune_layers": Setting("int", 0, 1000, note="highest layers that are tuned; 0 tunes all, as the paper"),
+    "mix_share": Setting("float", 0, 1, note="of the added set in a mixture (3.6.1: 0.2)"),
+    "mix_steps": Setting("int", 1, 10**8, note="steps on a mixture (3.6.1: 10,000)"),
+    "sandbox_seconds": Setting("int", 1, 3600, note="of processor time for a generated program"),
+    "sandbox_megabytes": Setting("int", 128, 10**6, note="of memory that it may take"),
+    "mauve_clusters": Setting("int", 2, 10**4, note="k-means clusters of MAUVE (A.7: 32)"),
+    "tasks": replace(_SOFT_TASKS, note="Tables 1 to 5, Figure 3"),
+    "k_tasks": replace(_SOFT_TASKS, note="Figure 7"),
+    "scale_task": Setting("text", choices=SOFT_TASK_NAMES[:3], note="Figure 4"),
+    "scale_grid": Setting("ints", 1, 10**7, note="Figure 4, questions kept"),
+    "k_grid": Setting("ints", 1, 1000, note="Figure 7, bases"),
+    "template_task": Setting("text", choices=SOFT_TASK_NAMES[:3], note="Figures 5 and 6"),
+}
+
 # %% ../../nbs/00_profiles.ipynb #c033
 def check_section(
     where: str,      # file and section, for the message
@@ -377,7 +441,8 @@ class Scope:
 
 PAPERS = {"vsynthesis": Scope("1", "V-Synthesis", ("task", "vsynthesis"), ("teacher", "encoder", "judge")),
           "synthesizrr": Scope("4", "SynthesizRR", ("text_task", "corpus", "synthesizrr"), ("teacher", "encoder", "retriever", "student", "features")),
-          "aide": Scope("2", "AIDE", ("choice_task", "aide"), (), ("teacher", "second_teacher", "students", "encoder"))}
+          "aide": Scope("2", "AIDE", ("choice_task", "aide"), (), ("teacher", "second_teacher", "students", "encoder")),
+          "softsrv": Scope("3", "SoftSRV", ("soft_task", "softsrv"), (), ("backbone", "student", "context_model"))}
 
 
 def paper_of(
@@ -454,6 +519,8 @@ class Profile:
     synthesizrr: dict = field(default=None, repr=False)
     choice_tasks: dict = field(default=None, repr=False)  # name -> settings
     aide: dict = field(default=None, repr=False)
+    soft_tasks: dict = field(default=None, repr=False)  # name -> settings
+    softsrv: dict = field(default=None, repr=False)
     hardware: dict = field(default=None, repr=False)
 
     def settings(self, paper: str) -> dict:  # sections, in the profile's order
@@ -567,6 +634,23 @@ def _check_aide(where, raw):
     if aide["persona_source"] == "hub" and not aide["persona_hub"]:
         raise ResynthError(f"{where}: [aide] persona_source is 'hub' but persona_hub = '' (a dataset id)")
 
+# %% ../../nbs/00_profiles.ipynb #c043e
+def _check_softsrv(where, raw):
+    ss, models = raw["softsrv"], {m["name"]: m for m in raw["model"]}
+    tasks = {t["name"]: t for t in raw["soft_task"]}
+    for key in ("backbone", "student", "context_model"):
+        if ss[key] not in models:
+            raise ResynthError(f"{where}: [softsrv] {key} = '{ss[key]}', which is no [[model]] of this profile: {', '.join(models)}{nearest(ss[key], models)}")
+    for key, names in (("tasks", ss["tasks"]), ("k_tasks", ss["k_tasks"]), ("scale_task", [ss["scale_task"]]), ("template_task", [ss["template_task"]])):
+        for name in names:
+            if name not in tasks: raise ResynthError(f"{where}: [softsrv] {key} = '{name}', which is no [[soft_task]] of this profile: {', '.join(tasks)}")
+    for name in ss["tasks"]:
+        if not 1 <= tasks[name]["n_rows"] <= tasks[name]["n_raw"]:
+            raise ResynthError(f"{where}: [[soft_task]] {name}: n_rows = {tasks[name]['n_rows']} of n_raw = {tasks[name]['n_raw']} questions; 1 to n_raw can be kept")
+    room = models[ss["backbone"]]["context"] - max(tasks[name]["max_question_tokens"] for name in ss["tasks"])
+    if ss["length"] > room:
+        raise ResynthError(f"{where}: [softsrv] length = {ss['length']} soft tokens leave no room for a question in the context of {ss['backbone']}; allowed: 1 to {room}")
+
 # %% ../../nbs/00_profiles.ipynb #c043c
 def _check_across(where, raw):
     for section in LISTS:
@@ -586,6 +670,7 @@ def _check_across(where, raw):
             raise ResynthError(f"{where}: [[{section}]] {task['name']}: source is 'hub' but hub = '' (a dataset id or file URL)")
     _check_synthesizrr(where, raw)
     _check_aide(where, raw)
+    _check_softsrv(where, raw)
     for model in raw["model"]:
         _check_server(f"{where}: [[model]] {model['name']}", model)
         _check_ray(f"{where}: [[model]] {model['name']}", model)
@@ -651,7 +736,8 @@ def load_profile(
                    raw["run"], raw["data"], raw["vsynthesis"],
                    Named({t["name"]: t for t in raw["text_task"]}, "text task", path.name), Named({c["name"]: c for c in raw["corpus"]}, "corpus", path.name),
                    raw["synthesizrr"],
-                   Named({t["name"]: t for t in raw["choice_task"]}, "choice task", path.name), raw["aide"], raw["hardware"])
+                   Named({t["name"]: t for t in raw["choice_task"]}, "choice task", path.name), raw["aide"],
+                   Named({t["name"]: t for t in raw["soft_task"]}, "soft task", path.name), raw["softsrv"], raw["hardware"])
 
 # %% ../../nbs/00_profiles.ipynb #c056
 def parse_setting(

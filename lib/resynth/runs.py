@@ -263,6 +263,8 @@ def _data_lines(profile, paper):
         return [f"- {t.name}: {t.source} data, {t.n_test or 'all'} test items, {t.n_labelled or 'all'} human labels" for t in profile.tasks.values()]
     if paper == "aide":
         return [f"- {t['name']}: {t['source']} data, {t['n_test'] or 'all'} test items, {t['n_seeds']} seeds, {t['n_gold'] or 'all'} gold rows" for t in profile.choice_tasks.values()]
+    if paper == "softsrv":
+        return [f"- {t['name']}: {t['source']} data, {t['n_test'] or 'all'} test items, {t['n_train'] or 'all'} training questions, {t['n_rows']} of {t['n_raw']} written questions kept" for t in profile.soft_tasks.values()]
     return [f"- {t['name']}: {t['source']} data, {t['n_test']} test texts, {t['n_seeds']} seeds and {t['n_rows']} written texts a class, "
             f"documents from {t['corpus']}" for t in profile.text_tasks.values()]
 

@@ -325,7 +325,7 @@ def _group_attention(lm):
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
     AttentionInterface.register("grouped", grouped_attention)
     AttentionMaskInterface.register("grouped", sdpa_mask)
-    lm.set_attn_implementation("grouped")
+    if lm.config._attn_implementation == "sdpa": lm.set_attn_implementation("grouped")  # others keep their own
     return lm
 
 # %% ../../nbs/06_teacher.ipynb #c044
