@@ -256,8 +256,9 @@ def test_a_loss_that_is_no_number(teacher, rows, contexts, ends_in):
     assert len(about["losses"]) == 6 and all(w.isfinite().all() for w in tensors.values()) and not (T.soft_dir() / key).exists()
 
 
-def test_a_rate_far_too_high(teacher, rows, contexts):
-    fails(lambda: find(teacher, rows, contexts, training=replace(TRAINING, lr=1e30)), "the loss is", "last checkpoint: none", "lower lr, which is 1e+30")
+def test_no_number_before_the_first_checkpoint(teacher, rows, contexts, ends_in):
+    ends_in(1, lambda bits: bits * float("inf"))
+    fails(lambda: find(teacher, rows, contexts), "the loss is inf at step 1 of 9 (last checkpoint: none)", "lower lr, which is 0.05")
     assert not list(T.soft_dir().glob("*.step-*"))
 
 
