@@ -8,10 +8,10 @@ __all__ = ['WHOLE_TEST', 'ALL_TOOLS', 'TOKENS_A_TOOL', 'TOKENS_A_WORD', 'ANSWER_
            'task_sizes', 'evaluation_load', 'expected_verified', 'expected_kept', 'given_questions', 'kept_each',
            'writing_load', 'checking_load', 'synthesis_load', 'later_iterations', 'self_icl_load', 'evaluated',
            'load_11', 'load_12', 'other_ratios', 'load_13', 'load_14', 'load_15', 'smaller_scale', 'load_16', 'load_17',
-           'tuning_load', 'page_counter', 'later_page', 'notebook_loads', 'chosen_pages', 'unplanned_pages',
-           'chosen_loads', 'model_row', 'training_row', 'data_row', 'corpus_row', 'text_rows', 'choice_rows',
-           'soft_rows', 'stored_calls', 'duration', 'load_hours', 'load_row', 'page_row', 'model_rows', 'plan_rows',
-           'plan_table']
+           'tuning_load', 'page_counter', 'shared_loads', 'later_page', 'notebook_loads', 'chosen_pages',
+           'unplanned_pages', 'chosen_loads', 'model_row', 'training_row', 'data_row', 'corpus_row', 'text_rows',
+           'choice_rows', 'soft_rows', 'stored_calls', 'duration', 'load_hours', 'load_row', 'page_row', 'model_rows',
+           'plan_rows', 'plan_table']
 
 # %% ../../nbs/19_plan.ipynb #c003
 import math
@@ -327,6 +327,16 @@ def page_counter(paper):
         return soft_loads
     from resynth.plan_texts import text_loads
     return text_loads
+
+
+def shared_loads(needs_of, profile, pages):
+    "Count pages of a paper from what each needs, `needs_of[page](profile)`; what several need stands with the first."
+    made, loads = set(), {}
+    for page in pages:
+        needs = needs_of[page](profile)
+        loads[page] = sum((load for name, load in needs.items() if name not in made), Load())
+        made |= set(needs)
+    return loads
 
 
 def later_page(page):

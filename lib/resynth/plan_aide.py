@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from .aide_tree import aide_settings
-from .plan import Load, count_words
+from .plan import Load, count_words, shared_loads
 from .profiles import Profile, choose_prompt, fill, load_prompts
 
 # %% ../../nbs/19b_plan_aide.ipynb #a006
@@ -232,9 +232,4 @@ def aide_loads(
     pages: tuple[str, ...] = tuple(AIDE_PAGES),  # that are run, in this order
 ) -> dict[str, Load]:  # page: what it pays for
     "Count pages of AIDE; what several need stands with the first."
-    made, loads = set(), {}
-    for page in pages:
-        needs = AIDE_PAGES[page](profile)
-        loads[page] = sum((load for name, load in needs.items() if name not in made), Load())
-        made |= set(needs)
-    return loads
+    return shared_loads(AIDE_PAGES, profile, pages)

@@ -8,7 +8,7 @@ __all__ = ['SOFT_TOKENS', 'AROUND', 'BACK', 'SOFT_PAGES', 'soft_tokens', 'soft_u
            'needs_35', 'needs_36', 'needs_37', 'soft_loads']
 
 # %% ../../nbs/19c_plan_soft.ipynb #c003
-from .plan import Load
+from .plan import Load, shared_loads
 from .plan_aide import LORA, MANY
 from .profiles import Profile
 from .soft_bench import SIMILAR, compared_methods, curve_steps, mixture_name
@@ -159,9 +159,4 @@ def soft_loads(
     pages: tuple[str, ...] = tuple(SOFT_PAGES),  # that are run, in this order
 ) -> dict[str, Load]:  # page: what it pays for
     "Count pages of SoftSRV; what several need stands with the first."
-    made, loads = set(), {}
-    for page in pages:
-        needs = SOFT_PAGES[page](profile)
-        loads[page] = sum((load for name, load in needs.items() if name not in made), Load())
-        made |= set(needs)
-    return loads
+    return shared_loads(SOFT_PAGES, profile, pages)

@@ -22,7 +22,7 @@ from functools import cache
 import numpy as np
 
 from .classification import TEXT_LABELS
-from .plan import Load, count_words
+from .plan import Load, count_words, shared_loads
 from .profiles import Profile, ResynthError, choose_prompt, fill, load_prompts
 from .vsynthesis import derive_seed
 
@@ -397,9 +397,4 @@ def text_loads(
     pages: tuple[str, ...] = tuple(TEXT_PAGES),  # that are run, in this order
 ) -> dict[str, Load]:  # page: what it pays for
     "Count pages of SynthesizRR; what several need stands with the first."
-    made, loads = set(), {}
-    for page in pages:
-        needs = TEXT_PAGES[page](profile)
-        loads[page] = sum((load for name, load in needs.items() if name not in made), Load())
-        made |= set(needs)
-    return loads
+    return shared_loads(TEXT_PAGES, profile, pages)

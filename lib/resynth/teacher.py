@@ -582,20 +582,22 @@ class StoredTeacher:
         self.teacher, self.store, self.revision, self.spec = teacher, store, teacher.revision, teacher.spec
         self.calls, self.paid = 0, 0  # requests asked for, requests computed
 
+    def _keys(self, prompts, sampling):
+        "Names of the requests of a call; a request may be a prompt, or one sample of it."
+        return [request_key(kind="generate", revision=self.revision, **fields) for fields in self.teacher.requests(prompts, check_sampling(sampling))]
+
     def generate(self, prompts: list[str], sampling: Sampling) -> list[list[Completion]]:
         "Completions of each prompt, (prompts, n); only what the store lacks is computed."
-        asked = self.teacher.requests(prompts, check_sampling(sampling))
-        keys = [request_key(kind="generate", revision=self.revision, **fields) for fields in asked]
+        keys = self._keys(prompts, sampling)
         batches = lambda wanted: self.teacher.generate_batches(prompts, sampling, wanted)
         found = self._through(keys, batches, lambda cs: [asdict(c) for c in cs], "writing")
-        made = [Completion(**c) for cs in found for c in cs]  # a request may be a prompt, or one sample of it
+        made = [Completion(**c) for cs in found for c in cs]
         return [made[i : i + sampling.n] for i in range(0, len(made), sampling.n)]
 
     def lacking(self, prompts: list[str], sampling: Sampling) -> list[int]:
         "Numbers of the prompts that the store lacked when this call was first made; remembered, so that a resumed run forms the same batches."
-        asked = self.teacher.requests(prompts, check_sampling(sampling))
-        keys = [request_key(kind="generate", revision=self.revision, **fields) for fields in asked]
-        each = len(keys) // max(1, len(prompts))  # a request may be a prompt, or one sample of it
+        keys = self._keys(prompts, sampling)
+        each = len(keys) // max(1, len(prompts))
         def look():
             held, first = self.store.get_many(keys), {}
             for i, key in enumerate(keys): first.setdefault(key, i // each)  # asked twice, written once
