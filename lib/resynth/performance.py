@@ -376,7 +376,6 @@ def time_split(
         bench.teacher = StoredTeacher(local, store)
         began = time.perf_counter()
         made = synthesize(bench, name, profile.seeds[0])
-        written = time.perf_counter() - began
         pool_outcomes(bench, name, made.pool(), profile.seeds[0])
         total = time.perf_counter() - began
     spent["all else"] = (0, total - sum(s for _, s in spent.values()))

@@ -8,7 +8,6 @@ __all__ = ['LONGEST_START', 'MOST_DEATHS', 'list_batches', 'write_batch', 'price
 
 # %% ../../nbs/06c_ray_teacher.ipynb #c003
 import socket
-import sys
 from collections import Counter, deque
 from collections.abc import Iterator
 from functools import partial
@@ -147,7 +146,7 @@ def _run(self, call, shared: tuple, batches: list) -> Iterator[tuple]:
             actor, job = waiting.pop(ref)
             try: answer = ray.get(ref)
             except ray.exceptions.RayTaskError as error: self.refuse(_last_line(error))
-            except ray.exceptions.RayError as error:
+            except ray.exceptions.RayError:
                 deaths[job] += 1
                 if deaths[job] >= MOST_DEATHS: self.refuse(f"{MOST_DEATHS} processes died {'at their start' if job is None else 'with the same batch'} (most likely for want of memory): lower batch_rows, batch_tokens or actors; finished calls are kept")
                 if job is not None: todo.appendleft(job)

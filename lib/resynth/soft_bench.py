@@ -39,7 +39,7 @@ from .soft_generation import items_of, synthesize_soft
 from .soft_training import end_token, open_soft, question_bits, question_rows, start_soft
 from .softsrv import context_name, load_context_encoder, scale_contexts, soft_prompt
 from .softsrv_embedded import SoftItem
-from .softsrv_tasks import TRANSFER, evaluate_items, open_items, soft_task, student_pairs
+from .softsrv_tasks import ENDS, TRANSFER, evaluate_items, open_items, soft_task, student_pairs
 from .store import Store
 from .teacher import LocalTeacher, StoredTeacher, _check_head, shows_progress
 
@@ -310,9 +310,10 @@ class SoftStudent(TunedTeacher):
 # %% ../../nbs/37_soft_bench.ipynb #c037
 def end_of_answer(
     teacher: LocalTeacher,
+    name: str,  # task
 ) -> str:
-    "Find the text that ends an answer: a blank line, or a chat model's own end of turn."
-    return "\n\n" if teacher.spec.prompt_style == "completion" else answer_end(teacher.spec, None, teacher.tokenizer)
+    "Find the text that ends an answer: one that the evaluation stops at, or a chat model's own end of turn."
+    return ENDS[soft_task(name).metric] if teacher.spec.prompt_style == "completion" else answer_end(teacher.spec, None, teacher.tokenizer)
 
 # %% ../../nbs/37_soft_bench.ipynb #c038
 def open_student(
@@ -354,7 +355,7 @@ def student_of(
     if method != "train": rows = rows.iloc[:size or p.soft_tasks[name]["n_rows"]]
     if not len(rows): return open_named(p, p.softsrv["student"])
     base = LocalTeacher(p.models[p.softsrv["student"]])
-    pairs = student_pairs(bench.prompts, soft_task(name), items_of(rows), base.spec.prompt_style, end_of_answer(base))
+    pairs = student_pairs(bench.prompts, soft_task(name), items_of(rows), base.spec.prompt_style, end_of_answer(base, name))
     points = curve_steps(p.softsrv["tune_steps"]) if method in CURVED and size is None else ()
     return open_student(bench, pairs, seed, None, stop, points)
 
@@ -466,8 +467,9 @@ def mixture_outcomes(bench: SoftBench, names: list[str], methods=("train", "SS_M
     "Tune on post-training data with the rows of a method added. SoftSRV Table 3."
     p, parts = bench.profile, []
     base = LocalTeacher(p.models[p.softsrv["student"]])
-    style, end = base.spec.prompt_style, end_of_answer(base)
+    style = base.spec.prompt_style
     for name in names:
+        end = end_of_answer(base, name)
         for method in methods:
             for seed in p.seeds:
                 rows = make_rows(bench, name, method, seed).iloc[:None if method == "train" else p.soft_tasks[name]["n_rows"]]

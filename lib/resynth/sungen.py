@@ -18,7 +18,7 @@ from .classification import TextTask
 from .prior_work import check_method, softmax_rows, solve_linear, with_one, write_each
 from .profiles import Prompt, ResynthError, choose_prompt, fill
 from .students import check_training_rows
-from .synthesizrr import RefineSettings, _collect_rows, _sampling, clean_written, synthesize_fewgen
+from .synthesizrr import RefineSettings, _collect_rows, _sampling, synthesize_fewgen
 from .teacher import shows_progress
 from .vsynthesis import derive_seed
 
