@@ -391,13 +391,15 @@ def _count(cells):
 def render_matrix(
     matrix: pd.DataFrame, # from claims_matrix
 ) -> str: # markdown
-    "Write the claims matrix as markdown: counts by notebook, then every claim in a folded list."
+    "Write the claims matrix as markdown: counts by paper, then those by notebook and every claim in a folded list."
     profiles = list(matrix.columns[5:])
-    counts = [[paper, f"`{notebook}`", *(_count(part[p]) for p in profiles)]
-              for (paper, notebook), part in matrix.groupby(["paper", "notebook"], sort=False)]
+    by = lambda keys: [(key, part, [_count(part[p]) for p in profiles]) for key, part in matrix.groupby(keys, sort=False)]
+    papers = [[paper, len(part), *cells] for paper, part, cells in by("paper")]
+    notebooks = [[paper, f"`{notebook}`", *cells] for (paper, notebook), _, cells in by(["paper", "notebook"])]
     each = [[f"`{r['id']}`", f"{r['locator']}: {r['claim']}", *(r[p] for p in profiles)] for _, r in matrix.iterrows()]
-    return "\n".join([_markdown_table(["paper", "notebook", *profiles], counts), "",
-        f"<details><summary>All {len(matrix)} claims, each with its verdict and effect</summary>", "",
+    return "\n".join([_markdown_table(["paper", "claims", *profiles], papers), "",
+        f"<details><summary>All {len(matrix)} claims by notebook, and each with its verdict and effect</summary>", "",
+        _markdown_table(["paper", "notebook", *profiles], notebooks), "",
         _markdown_table(["id", "claim", *profiles], each), "", "</details>"])
 
 # %% ../../nbs/09b_claims.ipynb #c071
