@@ -8,6 +8,7 @@ from helpers import encode_letters, fails
 from resynth import aide_bench as B
 from resynth import tuning
 from resynth.datasets import rows_to_frame
+from resynth.models import load_encoder
 from resynth.personas import PERSONAS
 from resynth.profiles import load_profile, load_prompts
 from resynth.tasks import Example
@@ -119,10 +120,10 @@ def test_the_encoder_remembers(tmp_path, monkeypatch, profile, tiny_student):
     from resynth.store import Store
     monkeypatch.setenv("RESYNTH_CACHE", str(tmp_path / "cache"))
     store, texts = Store(tmp_path / "s.sqlite"), ["a", "b", "a long one"]
-    spec = replace(tiny_student, role="encoder")
-    first = B.remembered_encoder(spec, store)(texts)
-    monkeypatch.setattr(B, "load_encoder", lambda spec: pytest.fail("computed twice"))
-    assert (B.remembered_encoder(spec, store)(texts) == first).all() and first.shape[0] == 3
+    make = lambda load, longest: B.remembered_encoder(load, store, dict(model="tiny"), longest=longest)
+    for longest in (3, 2):
+        first = make(lambda: load_encoder(replace(tiny_student, role="encoder")), longest)(texts)
+        assert (make(lambda: pytest.fail("computed twice"), longest)(texts) == first).all() and first.shape[0] == 3
 
 
 def test_faults(bench):

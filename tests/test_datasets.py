@@ -2,7 +2,6 @@
 import json
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from helpers import fails

@@ -3,13 +3,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from helpers import fails
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resynth import soft_generation as G
-from resynth import soft_training as T
+
 from resynth.profiles import load_profile, load_prompts
 from resynth.soft_generation import Written, cluster_texts, draw_in_turn, drop_copies, find_shared, label_questions, rounds_of, soft_batches, thin_out, write_soft
 from resynth.softsrv import KINDS

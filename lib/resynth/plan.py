@@ -293,7 +293,7 @@ def smaller_scale(profile, name, part):
 def load_16(profile):  # factors
     "Count Figures 5 to 7 without the points that other notebooks have."
     name, s, S, evaluate = _analysis(profile)
-    v, later, kept = profile.vsynthesis, later_iterations(profile), kept_each(profile, profile.vsynthesis["analysis_task"])
+    v, later = profile.vsynthesis, later_iterations(profile)
     beyond = tuple(t for t in later_iterations(profile, max(1, *v["iteration_grid"])) if t not in later)
     iterations = synthesis_load(profile, name, beyond) + len(set(v["iteration_grid"]) - {0, 1, v["iterations"]}) * evaluate
     scales = sum((smaller_scale(profile, name, x) for x in v["scale_grid"] if x != 1), Load())

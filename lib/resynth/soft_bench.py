@@ -27,13 +27,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from . import models
-from .aide_bench import LONG_LIST, open_named
+from .aide_bench import open_named
 from .comparison import has_room
 from .embedded_choices import embedded_choices
 from .mauve import MauveSettings, mauve_score
 from .prompt_templates import TEMPLATES, synthesize_template, train_rows
 from .profiles import Profile, Prompt, ResynthError, choose_prompt, fill, load_prompts, nearest
-from .retrieval import embed_corpus
+from .retrieval import remembered_encoder
 from .sft import TunedTeacher, TuneSettings, adapter_key, adapters_dir, answer_bits, answer_end, draw_batches, find_or_train, save_adapter, training_rows
 from .soft_generation import items_of, synthesize_soft
 from .soft_training import end_token, open_soft, question_bits, question_rows, start_soft
@@ -61,12 +61,8 @@ def context_encoder(
 ):  # -> encode(texts) -> (n, d_e) float32
     "Make E, which computes a list of texts once; its model loads with the first texts that are not known. SoftSRV §3.3."
     ss, name = profile.softsrv, context_name(profile)
-    load = functools.cache(lambda: load_context_encoder(profile.models[ss["context_model"]], ss["context_layers"]))
-    def encode(texts):
-        texts = list(texts)
-        if len(texts) > LONG_LIST: return embed_corpus(lambda part: load()(part), texts, name)
-        return np.array(store.remember("contexts", dict(model=name, texts=texts), lambda: load()(texts).tolist()), dtype=np.float32)
-    return encode
+    load = lambda: load_context_encoder(profile.models[ss["context_model"]], ss["context_layers"])
+    return remembered_encoder(load, store, dict(model=name), "contexts", unit=False)
 
 # %% ../../nbs/37_soft_bench.ipynb #c007
 def open_soft_bench(profile: Profile) -> SoftBench:

@@ -13,7 +13,7 @@ __all__ = ['PAPER_TASKS', 'name_rows', 'row_verdict', 'comparison_table', 'paper
 import json
 import sys
 from collections import Counter
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from .datasets import question_key, to_examples
 from .models import load_encoder, model_revision
 from .plots import PAGE, method_style
 from .profiles import Profile, ResynthError, choose_prompt
+from .retrieval import remembered_encoder
 from .sampling import sample_proportionally
 from .tasks import Example, Task
 from .vscore import score_candidates
@@ -200,12 +201,8 @@ def stored_encoder(
     bench: Bench,  # its profile names the encoder, its store remembers
 ):  # -> encode(texts) -> (n, d) float32
     "Make an encoder that loads with the first texts that the store lacks."
-    spec, load = bench.profile.models["encoder"], cache(load_encoder)
-    def encode(texts):
-        fields = dict(model=model_revision(spec), context=spec.context, texts=list(texts))
-        rows = bench.teacher.store.remember("embeddings", fields, lambda: load(spec)(texts).tolist())
-        return np.array(rows, dtype=np.float32)
-    return encode
+    spec = bench.profile.models["encoder"]
+    return remembered_encoder(lambda: load_encoder(spec), bench.teacher.store, dict(model=model_revision(spec), context=spec.context), longest=np.inf)
 
 
 def named_scorers(
