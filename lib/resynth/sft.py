@@ -38,6 +38,7 @@ class TuneSettings:
     lr: float = 1e-3  # highest learning rate
     rank: int = 8  # r
     alpha: float = 16  # scale of the correction is alpha / rank
+    layers = 0  # highest layers that get factors, 0 for all; no field here, as V-Synthesis and AIDE take all
 
 # %% ../../nbs/15_sft.ipynb #c007
 def check_tune_settings(
@@ -109,14 +110,15 @@ def add_adapter(
     settings: TuneSettings,  # rank and alpha
     seed: int,  # decides A; B is zero
 ):  # peft model around `lm`
-    "Put LoRA factors, in float32, beside every linear layer of the backbone. Hu et al. 2022 §4."
+    "Put LoRA factors, in float32, beside every linear layer of the backbone, or of its highest layers. Hu et al. 2022 §4."
     import torch
     with warnings.catch_warnings(), torch.random.fork_rng():
         warnings.simplefilter("ignore")
         from peft import LoraConfig, get_peft_model
         torch.manual_seed(seed)
-        return get_peft_model(lm, LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, bias="none",
-                                             target_modules="all-linear", task_type="CAUSAL_LM"))
+        n = lm.config.num_hidden_layers
+        return get_peft_model(lm, LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, bias="none", target_modules="all-linear", task_type="CAUSAL_LM",
+                                             layers_to_transform=list(range(n))[-settings.layers:] if settings.layers else None))
 
 # %% ../../nbs/15_sft.ipynb #c033
 def draw_batches(

@@ -6,11 +6,10 @@
 __all__ = ['LOST', 'BEFORE', 'WHOLE', 'CURVED', 'GENERAL', 'EACH', 'SIMILAR', 'LEAST', 'SoftBench', 'context_encoder',
            'open_soft_bench', 'splits_of', 'kind_of', 'mixture_name', 'most_rows', 'make_rows', 'soft_losses',
            'contamination_table', 'reconstruction_bits', 'empty_prompt', 'StudentSettings', 'student_settings',
-           'warm_rates', 'train_student', 'highest_factors', 'find_or_tune_whole', 'load_whole', 'SoftStudent',
-           'end_of_answer', 'open_student', 'curve_steps', 'student_of', 'answer_items', 'method_outcomes',
-           'grid_outcomes', 'train_room', 'compared_methods', 'curve_outcomes', 'transfer_outcomes', 'size_outcomes',
-           'bases_outcomes', 'general_pairs', 'mix_pairs', 'mixture_outcomes', 'similar_methods', 'question_sets',
-           'similarity_outcomes']
+           'warm_rates', 'train_student', 'find_or_tune_whole', 'load_whole', 'SoftStudent', 'end_of_answer',
+           'open_student', 'curve_steps', 'student_of', 'answer_items', 'method_outcomes', 'grid_outcomes',
+           'train_room', 'compared_methods', 'curve_outcomes', 'transfer_outcomes', 'size_outcomes', 'bases_outcomes',
+           'general_pairs', 'mix_pairs', 'mixture_outcomes', 'similar_methods', 'question_sets', 'similarity_outcomes']
 
 # %% ../../nbs/37_soft_bench.ipynb #c003
 import functools
@@ -224,18 +223,6 @@ def train_student(
         if keep: keep(t + 1, losses)
     return losses
 
-
-def highest_factors(
-    adapted,  # peft model, from `add_adapter`
-    layers: int,  # 0 for all
-) -> list:  # parameters
-    "Let only the factors of the highest layers learn; those below stay zero, and nothing flows back through them."
-    n = adapted.get_base_model().config.num_hidden_layers
-    for name, p in adapted.named_parameters():
-        where = re.search(r"\.layers\.(\d+)\.", name)
-        if layers and where and int(where[1]) < n - layers: p.requires_grad_(False)
-    return [p for p in adapted.parameters() if p.requires_grad]
-
 # %% ../../nbs/37_soft_bench.ipynb #c033
 WHOLE = "model.safetensors"
 
@@ -291,7 +278,7 @@ class SoftStudent(TunedTeacher):
         def keep(t, losses):
             folder = adapters_dir() / self.points.get(t, "")
             if t in self.points and not folder.is_dir(): save_adapter(adapted, losses, folder)
-        return train_student(lm, highest_factors(adapted, settings.layers), rows, settings, seed, keep)
+        return train_student(lm, [p for p in adapted.parameters() if p.requires_grad], rows, settings, seed, keep)
 
     @property
     def folder(self):
