@@ -105,6 +105,13 @@ def answer_bits(
     return bits.sum() / sum(n for _, n in rows)
 
 # %% ../../nbs/15_sft.ipynb #c029
+def _linear_names(lm, layers):
+    "Names of the linear layers of the highest blocks; none for layers = 0."
+    import torch
+    highest = tuple(f"layers.{i}." for i in range(lm.config.num_hidden_layers))[-layers:] if layers else ()
+    return [name for name, module in lm.named_modules() if isinstance(module, torch.nn.Linear) and any(h in name for h in highest)]
+
+
 def add_adapter(
     lm,  # transformers causal language model; changed in place
     settings: TuneSettings,  # rank and alpha
@@ -116,9 +123,8 @@ def add_adapter(
         warnings.simplefilter("ignore")
         from peft import LoraConfig, get_peft_model
         torch.manual_seed(seed)
-        n = lm.config.num_hidden_layers
-        return get_peft_model(lm, LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, bias="none", target_modules="all-linear", task_type="CAUSAL_LM",
-                                             layers_to_transform=list(range(n))[-settings.layers:] if settings.layers else None))
+        return get_peft_model(lm, LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, bias="none",
+                                             target_modules=_linear_names(lm, settings.layers) or "all-linear", task_type="CAUSAL_LM"))
 
 # %% ../../nbs/15_sft.ipynb #c033
 def draw_batches(
