@@ -18,24 +18,20 @@ import time
 from pathlib import Path
 
 from .claims import ALWAYS_SHOWN, claims_matrix, read_claims, read_published, update_readme
-from .profiles import ResynthError, load_profile, nearest, repo_root
+from .profiles import ResynthError, choose_pages, load_profile, nearest, repo_root
 from .runs import parse_overrides, results_folder
 
 # %% ../../nbs/90_command_line.ipynb #c008
 def find_notebooks(
-    nb: str = "", # "11", "11,12" or "11_main_results"; "" = all
+    nb: str = "", # as in `choose_pages`: "11", "11,12", "11_main_results", "3"; "" = all
     folder: str | Path | None = None, # default: reproducibility/ of this project
 ) -> list[Path]: # in order of their numbers
     "Find numbered notebooks. Raises ResynthError naming the nearest one."
     folder = Path(folder) if folder else repo_root() / "reproducibility"
     every = sorted(p for p in folder.glob("[0-9][0-9]*_*.ipynb"))
     if not every: raise ResynthError(f"no numbered notebook in {folder.name}/")
-    wanted = [w.strip().removesuffix(".ipynb") for w in str(nb).split(",") if w.strip()]
-    for word in wanted:
-        if not any(word in (p.stem, p.stem.split("_")[0]) for p in every):
-            names = [p.stem for p in every]
-            raise ResynthError(f"no notebook '{word}', there is {', '.join(names)}{nearest(word, names)}")
-    return [p for p in every if not wanted or p.stem in wanted or p.stem.split("_")[0] in wanted]
+    chosen = set(choose_pages(nb, [p.stem for p in every]))
+    return [p for p in every if p.stem in chosen]
 
 # %% ../../nbs/90_command_line.ipynb #c013
 def check_parameters(

@@ -9,9 +9,9 @@ __all__ = ['WHOLE_TEST', 'ALL_TOOLS', 'TOKENS_A_TOOL', 'TOKENS_A_WORD', 'ANSWER_
            'writing_load', 'checking_load', 'synthesis_load', 'later_iterations', 'self_icl_load', 'evaluated',
            'load_11', 'load_12', 'other_ratios', 'load_13', 'load_14', 'load_15', 'smaller_scale', 'load_16', 'load_17',
            'tuning_load', 'page_counter', 'shared_loads', 'later_page', 'notebook_loads', 'chosen_pages',
-           'unplanned_pages', 'chosen_loads', 'model_row', 'training_row', 'data_row', 'corpus_row', 'text_rows',
-           'choice_rows', 'soft_rows', 'stored_calls', 'duration', 'load_hours', 'load_row', 'page_row', 'model_rows',
-           'plan_rows', 'plan_table']
+           'unplanned_pages', 'numbered_pages', 'chosen_loads', 'model_row', 'training_row', 'data_row', 'corpus_row',
+           'text_rows', 'choice_rows', 'soft_rows', 'stored_calls', 'duration', 'load_hours', 'load_row', 'page_row',
+           'model_rows', 'plan_rows', 'plan_table']
 
 # %% ../../nbs/19_plan.ipynb #c003
 import math
@@ -23,7 +23,7 @@ from pathlib import Path
 import pandas as pd
 
 from .models import cache_dir, model_revision, pick_precision, uses_hub
-from .profiles import PAPERS, ModelSpec, Profile, ResynthError, fill, load_prompts, nearest, paper_of, repo_root
+from .profiles import PAPERS, ModelSpec, Profile, choose_pages, fill, load_prompts, paper_of, repo_root
 from .tasks import TASK_SHAPES
 
 # %% ../../nbs/19_plan.ipynb #c006
@@ -362,23 +362,20 @@ def notebook_loads(
 
 # %% ../../nbs/19_plan.ipynb #c035u
 def chosen_pages(
-    nb: str = "",  # such as "11", "41,43" or "43_distillation"; "" = all
+    nb: str = "",  # such as "11", "41,43", "43_distillation" or "4"; "" = all
 ) -> list[str]:  # names from NOTEBOOKS, in the order of running
     "Choose pages by number or name; raises `ResynthError` for one that is not there. Pages without planned calls are left out."
-    wanted, known = [w.strip() for w in nb.split(",") if w.strip()], [*NOTEBOOKS, *unplanned_pages()]
-    for w in wanted:
-        if not any(w in (name, name.split("_")[0]) for name in known):
-            raise ResynthError(f"no notebook '{w}' in the plan{nearest(w, known)}; there is {', '.join(known)}")
-    return [name for name in NOTEBOOKS if not wanted or {name, name.split("_")[0]} & set(wanted)]
+    return [name for name in choose_pages(nb, numbered_pages()) if name in NOTEBOOKS]
 
 
 def unplanned_pages(
     nb: str = "",  # as in `chosen_pages`
 ) -> list[str]:  # names
     "List the numbered notebooks that ask for nothing that could be planned: they collect, or they time."
-    wanted = {w.strip() for w in nb.split(",") if w.strip()}
-    pages = sorted(p.stem for p in (repo_root() / "reproducibility").glob("[0-9][0-9]*_*.ipynb"))
-    return [p for p in pages if p not in NOTEBOOKS and (not wanted or {p, p.split("_")[0]} & wanted)]
+    return [name for name in choose_pages(nb, numbered_pages()) if name not in NOTEBOOKS]
+
+
+def numbered_pages(): return sorted(p.stem for p in (repo_root() / "reproducibility").glob("[0-9][0-9]*_*.ipynb"))
 
 
 def chosen_loads(

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['TASK_NAMES', 'SCHEMA', 'SERVER', 'RAY', 'PACING', 'TEXT_TASK_NAMES', 'CORPUS_NAMES', 'LISTS', 'CHOICE_TASK_NAMES',
            'OPERATIONS', 'SOFT_TASK_NAMES', 'PAPERS', 'ResynthError', 'nearest', 'Named', 'repo_root', 'Setting',
-           'check_setting', 'schema_table', 'check_section', 'Scope', 'paper_of', 'ModelSpec', 'TaskSizes', 'Profile',
-           'check_profile', 'load_profile', 'parse_setting', 'Prompt', 'load_prompts', 'choose_prompt', 'fill']
+           'check_setting', 'schema_table', 'check_section', 'Scope', 'paper_of', 'choose_pages', 'ModelSpec',
+           'TaskSizes', 'Profile', 'check_profile', 'load_profile', 'parse_setting', 'Prompt', 'load_prompts',
+           'choose_prompt', 'fill']
 
 # %% ../../nbs/00_profiles.ipynb #c003
 import copy, difflib, hashlib, json, math, os, re, tomllib
@@ -453,6 +454,17 @@ def paper_of(
     for paper, scope in PAPERS.items():
         if notebook.startswith(scope.digit): return paper
     raise ResynthError(f"notebook '{notebook}' belongs to no paper: its number starts with one of {', '.join(s.digit for s in PAPERS.values())}")
+
+
+def choose_pages(
+    nb: str,           # "11", "11,12" or "11_main_results"; "3" = all of the paper whose pages start so; "" = all
+    known: list[str],  # names of numbered notebooks
+) -> list[str]:        # those chosen, in their order
+    "Choose numbered notebooks; raises ResynthError for one that is not there."
+    wanted, words = [w.strip().removesuffix(".ipynb") for w in str(nb).split(",") if w.strip()], lambda page: {page, page.split("_")[0], page[0]}
+    for w in wanted:
+        if not any(w in words(page) for page in known): raise ResynthError(f"no notebook '{w}', there is {', '.join(known)}{nearest(w, known)}")
+    return [page for page in known if not wanted or words(page) & set(wanted)]
 
 # %% ../../nbs/00_profiles.ipynb #c038
 @dataclass(frozen=True)
