@@ -47,6 +47,7 @@ class Spent:
     read: int = 0  # prompts and priced texts
     written: int = 0  # drawn, stops included
     trained: int = 0  # forward, while a soft prompt was trained
+    begun: int = 0  # all of these, when the last draw began
 
     @property
     def total(self): return self.read + self.written + self.trained
@@ -91,15 +92,14 @@ def spend(
     margin: float = 1.2,  # 1 or more: how much dearer a step may be than those of the draw before
 ) -> pd.DataFrame:  # all rows
     "Make rows until the budget has no room for another step; raises ResynthError if it is spent before the first."
-    before = spent.total
-    if before >= budget: raise ResynthError(f"{before} tokens went through the teacher before the first row, the budget is {budget}; raise common.budget, or lower softsrv.steps")
+    if spent.total >= budget: raise ResynthError(f"{spent.total} tokens went through the teacher before the first row, the budget is {budget}; raise common.budget, or lower softsrv.steps")
     parts, steps, n = [], 0, 1
     while n:
-        before = spent.total
+        spent.begun = spent.total
         rows, made = make(n, len(parts))
         parts, steps = [*parts, rows], steps + made
-        if not made or spent.total == before: break  # nothing left to make
-        n = min(int(2 * steps), int((budget - spent.total) * made / (margin * (spent.total - before))))
+        if not made or spent.total == spent.begun: break  # nothing left to make
+        n = min(int(2 * steps), int((budget - spent.total) * made / (margin * (spent.total - spent.begun))))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/94_common_task.ipynb #c015
@@ -175,7 +175,7 @@ def trained_tokens(
 
 
 def choose_labels(
-    teacher,  # Teacher
+    teacher,  # Meter or StoredTeacher
     common: CommonTask,
     texts: list[str],
     demonstrations: list[Example],  # most similar first
@@ -184,8 +184,9 @@ def choose_labels(
     prompts, task = load_prompts(common.bench.profile.prompts_path("vsynthesis")), common.task
     prompt = choose_prompt(prompts, "inference", teacher.spec.prompt_style)
     asked = [inference_prompt(prompt, task, Example("", text, ""), demonstrations) for text in texts]
-    said = teacher.generate(asked, Sampling(max_new_tokens=1, stop=(), choices=tuple(f" {label}" for label in task.labels)))
-    return [next(label for label in task.labels if label.startswith(c.text.strip())) for c, in said]
+    words, tokenizer = tuple(f" {label}" for label in task.labels), teacher.teacher.tokenizer
+    first = {tokenizer.decode(tokenizer.encode(w, add_special_tokens=False).ids[:1]): label for w, label in zip(words, task.labels)}
+    return [first[c.text] for c, in teacher.generate(asked, Sampling(max_new_tokens=1, stop=(), choices=words))]
 
 # %% ../../nbs/94_common_task.ipynb #c024
 def start_soft(common: CommonTask, meter: Meter, seed: int):  # -> make(steps, number), for `spend`
@@ -273,10 +274,10 @@ def quality_rows(common: CommonTask) -> pd.DataFrame:  # a row a method and run:
     "Judge the rows of every data set: labels by a student of gold rows, diversity by Self-BLEU of equally many texts."
     sets = {(m, s): end_rows(common, m, s) if m in ENDS else make_common(common, m, s) for m in (*STARTS, *ENDS) for s in common.bench.profile.seeds}
     least = min((len(r) for r in sets.values() if len(r) > 1), default=0)
-    asked = {key: (list(r.question), list(r.answer)) for key, r in sets.items() if len(r)}
+    asked = {f"{m}/{s}": (list(r.question), list(r.answer)) for (m, s), r in sets.items() if len(r)}
     agreed = label_preservation(task_oracle(common.bench, common.name), asked).groupby("set").preserved.mean()
     draw = lambda rows, seed: [rows.question.iloc[i] for i in np.random.default_rng(derive_seed(seed, "Self-BLEU")).permutation(len(rows))[:least]]
-    return pd.DataFrame([dict(method=m, seed=s, agreement=agreed.get((m, s), np.nan), self_bleu=self_bleu(draw(r, s), 4) if len(r) >= least > 1 else np.nan, texts_compared=least,
+    return pd.DataFrame([dict(method=m, seed=s, agreement=agreed.get(f"{m}/{s}", np.nan), self_bleu=self_bleu(draw(r, s), 4) if len(r) >= least > 1 else np.nan, texts_compared=least,
                               classes=r.answer.nunique()) for (m, s), r in sets.items()])
 
 
