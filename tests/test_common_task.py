@@ -97,7 +97,7 @@ def scripted(costs, spent):
     return make, drawn
 
 
-@pytest.mark.parametrize("costs", [[1], [7], [100], [99, 101], [40, 44, 48, 52], [10, 12], [61]])
+@pytest.mark.parametrize("costs", [[1], [7], [100], [99, 101], [40, 44, 48, 52], [10, 12], [61], [2450]])
 @pytest.mark.parametrize("budget", [200, 997])
 def test_no_budget_is_passed_by_more_than_a_step(costs, budget):
     spent = C.Spent()

@@ -94,7 +94,7 @@ def spend(
     "Make rows until the budget has no room for another step; raises ResynthError if it is spent before the first."
     if spent.total >= budget: raise ResynthError(f"{spent.total} tokens went through the teacher before the first row, the budget is {budget}; raise common.budget, or lower softsrv.steps")
     parts, steps, n = [], 0, 1
-    while n:
+    while n > 0:
         spent.begun = spent.total
         rows, made = make(n, len(parts))
         parts, steps = [*parts, rows], steps + made
