@@ -109,10 +109,10 @@ def test_no_budget_is_passed_by_more_than_a_step(costs, budget):
 
 
 def test_prices_that_rise_within_the_margin_never_pass_the_budget():
-    for budget in range(300, 1200, 37):
+    for budget in range(30000, 120000, 3700):
         spent, drawn = C.Spent(), []
         def make(n, number):
-            drawn.append(n); spent.read += int(10 * 1.19 ** number) * n
+            drawn.append(n); spent.read += int(1000 * 1.19 ** number) * n
             return pd.DataFrame(dict(row=range(n))), n
         C.spend(make, spent, budget)
         assert spent.total <= budget, drawn
