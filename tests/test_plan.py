@@ -203,7 +203,7 @@ def test_a_page_without_planned_calls_says_so(capsys):
     assert main(["plan", "--profile", "smoke", "--nb", "11,91"]) == 0
     out, _ = capsys.readouterr()
     assert "11_main_results" in out and out.endswith("91_performance: this page makes no teacher calls that are planned\n")
-    assert main(["plan", "--profile", "smoke", "--nb", "92"]) == 2 and "no notebook '92'" in capsys.readouterr().err
+    assert main(["plan", "--profile", "smoke", "--nb", "97"]) == 2 and "no notebook '97'" in capsys.readouterr().err
 
 
 def test_only_the_chosen_paper_is_shown():

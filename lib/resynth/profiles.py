@@ -411,6 +411,20 @@ SCHEMA["softsrv"] |= {
     "template_task": Setting("text", choices=SOFT_TASK_NAMES[:3], note="Figures 5 and 6"),
 }
 
+# %% ../../nbs/00_profiles.ipynb #c030zh
+SCHEMA["common"] = {
+    "prompts": _PROMPTS,
+    "task": Setting("text", choices=TEXT_TASK_NAMES, note="[[text_task]] that every method writes for"),
+    "budget": Setting("int", 1, 10**12, note="teacher tokens of a method in a run: read, written and trained through"),
+    "margin": Setting("float", 1, 10, note="a step is begun if its tokens, times this, are left"),
+    "n_inputs": Setting("int", 1, 10**6, note="V-Synthesis: given questions in a step"),
+    "tree_seeds": Setting("int", 1, 10**4, note="AIDE: seeds of a tree, which is its step"),
+    "depth": Setting("int", 1, 20, note="AIDE: K, hops"),
+    "operations": Setting("texts", choices=OPERATIONS, note="AIDE: of each triplet"),
+    "n_texts": Setting("int", 1, 10**6, note="SoftSRV: texts in a step"),
+    "student_steps": Setting("int", 1, 10**6, note="optimiser steps that a student takes at least"),
+}
+
 # %% ../../nbs/00_profiles.ipynb #c033
 def check_section(
     where: str,      # file and section, for the message
@@ -433,7 +447,7 @@ def check_section(
 @dataclass(frozen=True)
 class Scope:
     "What of a profile can change the numbers of one paper, besides [run] and [data]."
-    digit: str       # first digit of its numbered notebooks
+    digit: str       # what the numbers of its notebooks start with
     title: str       # as the paper calls its method
     sections: tuple  # its tasks first
     roles: tuple     # of the models it uses
@@ -443,16 +457,17 @@ class Scope:
 PAPERS = {"vsynthesis": Scope("1", "V-Synthesis", ("task", "vsynthesis"), ("teacher", "encoder", "judge")),
           "synthesizrr": Scope("4", "SynthesizRR", ("text_task", "corpus", "synthesizrr"), ("teacher", "encoder", "retriever", "student", "features")),
           "aide": Scope("2", "AIDE", ("choice_task", "aide"), (), ("teacher", "second_teacher", "students", "encoder")),
-          "softsrv": Scope("3", "SoftSRV", ("soft_task", "softsrv"), (), ("backbone", "student", "context_model"))}
+          "softsrv": Scope("3", "SoftSRV", ("soft_task", "softsrv"), (), ("backbone", "student", "context_model")),
+          "common": Scope("92", "all four on one task", ("text_task", "corpus", "vsynthesis", "aide", "softsrv", "synthesizrr", "common"), SCHEMA["model"]["role"].choices)}
 
 
 def paper_of(
     notebook: str,  # '11_main_results'
-) -> str:           # a key of PAPERS; "" for a page across papers, 91_performance
+) -> str:           # a key of PAPERS; "" for a page across papers with no settings of its own, 91_performance
     "Name the paper of a numbered notebook; raises ResynthError for a number of no paper."
-    if notebook.startswith("9"): return ""
     for paper, scope in PAPERS.items():
         if notebook.startswith(scope.digit): return paper
+    if notebook.startswith("9"): return ""
     raise ResynthError(f"notebook '{notebook}' belongs to no paper: its number starts with one of {', '.join(s.digit for s in PAPERS.values())}")
 
 
@@ -533,6 +548,7 @@ class Profile:
     aide: dict = field(default=None, repr=False)
     soft_tasks: dict = field(default=None, repr=False)  # name -> settings
     softsrv: dict = field(default=None, repr=False)
+    common: dict = field(default=None, repr=False)
     hardware: dict = field(default=None, repr=False)
 
     def settings(self, paper: str) -> dict:  # sections, in the profile's order
@@ -683,6 +699,8 @@ def _check_across(where, raw):
     _check_synthesizrr(where, raw)
     _check_aide(where, raw)
     _check_softsrv(where, raw)
+    if (name := raw["common"]["task"]) not in [t["name"] for t in raw["text_task"]]:
+        raise ResynthError(f"{where}: [common] task = '{name}', which is no [[text_task]] of this profile: {', '.join(t['name'] for t in raw['text_task'])}")
     for model in raw["model"]:
         _check_server(f"{where}: [[model]] {model['name']}", model)
         _check_ray(f"{where}: [[model]] {model['name']}", model)
@@ -749,7 +767,7 @@ def load_profile(
                    Named({t["name"]: t for t in raw["text_task"]}, "text task", path.name), Named({c["name"]: c for c in raw["corpus"]}, "corpus", path.name),
                    raw["synthesizrr"],
                    Named({t["name"]: t for t in raw["choice_task"]}, "choice task", path.name), raw["aide"],
-                   Named({t["name"]: t for t in raw["soft_task"]}, "soft task", path.name), raw["softsrv"], raw["hardware"])
+                   Named({t["name"]: t for t in raw["soft_task"]}, "soft task", path.name), raw["softsrv"], raw["common"], raw["hardware"])
 
 # %% ../../nbs/00_profiles.ipynb #c056
 def parse_setting(
