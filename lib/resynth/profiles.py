@@ -470,7 +470,7 @@ def paper_of(
     if notebook.startswith("9"): return ""
     raise ResynthError(f"notebook '{notebook}' belongs to no paper: its number starts with one of {', '.join(s.digit for s in PAPERS.values())}")
 
-
+# %% ../../nbs/00_profiles.ipynb #c037s
 def choose_pages(
     nb: str,           # "11", "11,12" or "11_main_results"; "3" = all of the paper whose pages start so; "" = all
     known: list[str],  # names of numbered notebooks
