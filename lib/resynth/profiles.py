@@ -540,7 +540,7 @@ class Profile:
     tasks: dict = field(default=None, repr=False)   # name -> TaskSizes
     run: dict = field(default=None, repr=False)
     data: dict = field(default=None, repr=False)
-    vsynthesis: dict = field(default=None, repr=False)
+    vsynthesis: dict = field(default=None, repr=False)  # of the paper, as below
     text_tasks: dict = field(default=None, repr=False)  # name -> settings
     corpora: dict = field(default=None, repr=False)     # name -> settings
     synthesizrr: dict = field(default=None, repr=False)
@@ -556,20 +556,17 @@ class Profile:
         if not paper: return {k: v for k, v in self.raw.items() if k not in ("name", "description", "hardware")}
         scope, said = PAPERS[paper], lambda model: {k: v for k, v in model.items() if k not in PACING}
         kept = {k: v for k, v in self.raw.items() if k in ("run", "data", *scope.sections)}
-        named = [self.raw[scope.sections[-1]][key] for key in scope.named]
-        names = {n for value in named for n in ([value] if isinstance(value, str) else value)}
+        names = {n for key in scope.named for value in [self.raw[scope.sections[-1]][key]] for n in ([value] if isinstance(value, str) else value)}
         return kept | {"model": [said(m) for m in self.raw["model"] if m["role"] in scope.roles or m["name"] in names]}
 
-    def settings_hash(self, paper: str) -> str:  # 64 hex digits
-        "Hash the settings of one paper."
+    def settings_hash(self, paper: str) -> str:  # 64 hex digits, of the settings of one paper
         return hashlib.sha256(json.dumps(self.settings(paper), sort_keys=True).encode()).hexdigest()
 
     def cite(self, paper: str) -> str:  # for captions
         "Name the profile, the models of a paper and the seeds in one line."
         if not paper: return f"profile {self.name}: {self.models['teacher'].name} (teacher); seeds {', '.join(map(str, self.seeds))}"
-        used = self.settings(paper)
-        models = ", ".join(f"{m['name']} ({m['role']}{', on a server' if m['kind'] == 'server' else ''})" for m in used["model"])
-        sources = ", ".join(sorted({t["source"] for t in used[PAPERS[paper].sections[0]]}))
+        models = ", ".join(f"{m['name']} ({m['role']}{', on a server' if m['kind'] == 'server' else ''})" for m in self.settings(paper)["model"])
+        sources = ", ".join(sorted({t["source"] for t in self.raw[PAPERS[paper].sections[0]]}))
         return f"profile {self.name}: {models}; {sources} data; seeds {', '.join(map(str, self.seeds))}"
 
     def prompts_path(self, paper: str) -> Path:  # absolute
