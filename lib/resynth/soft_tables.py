@@ -137,6 +137,6 @@ def draw_likeness(
 ):
     "Draw MAUVE as bars, a group for each task; returns the figure."
     own = table[table.task != "mean"]
-    figure = bar_with_intervals(own.assign(task=[soft_task(t).title for t in own.task]), value="mauve", label=f"MAUVE to {reference} questions")
+    figure = bar_with_intervals(own.assign(task=[soft_task(t).title for t in own.task]), value="mauve", label=f"MAUVE to {reference}")
     figure.axes[0].set_ylim(0, 1.02)
     return figure
