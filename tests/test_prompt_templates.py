@@ -17,7 +17,7 @@ PROMPTS = load_prompts("prompts/softsrv.toml")
 
 
 @pytest.fixture(scope="module")
-def teacher(tiny_lm): return LocalTeacher(replace(tiny_lm, precision="float32"))
+def teacher(profile): return LocalTeacher(profile.models["teacher"])  # a random model never ends a question
 
 
 @pytest.mark.parametrize("text, whole, n, found", [
@@ -87,7 +87,7 @@ def test_rewriting_ends_at_stop(profile):
 
 
 def test_curated_questions_have_numbers_and_programs_that_run(teacher):
-    curated, account = write_curated(teacher, PROMPTS, ITEMS, 4, max_new_tokens=30, seed=2)
+    curated, account = write_curated(teacher, PROMPTS, ITEMS, 4, max_new_tokens=64, seed=2)
     assert account["asked for"] == len(curated) + account["no number"] + account["does not run"] or len(curated) == 4
     assert solution_code("    return 4\n", "completion") == "def solution():\n    return 4" and solution_code("```\ndef solution(): return 4\n```", "chat") == "def solution(): return 4"
 

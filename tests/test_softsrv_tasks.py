@@ -24,7 +24,7 @@ def teacher(tiny_lm): return LocalTeacher(replace(tiny_lm, precision="float32"))
 @pytest.mark.parametrize("name", ["smoke", "laptop", "laptop_real", "gpu", "paper"])
 def test_profiles_name_every_task(name):
     profile = load_profile(name)
-    assert set(profile.soft_tasks) == set(SOFT_TASK_NAMES) == set(SOFT_TASKS) and profile.softsrv["tasks"] == list(REAL)
+    assert set(profile.soft_tasks) == set(SOFT_TASK_NAMES) == set(SOFT_TASKS) and profile.softsrv["tasks"] == (["gsm8k"] if name in ("smoke", "laptop") else list(REAL))
     for t in profile.soft_tasks.values(): assert (t["source"] == "hub") == bool(t["hub"])
 
 
@@ -76,7 +76,7 @@ def test_local_files(tmp_path, monkeypatch, capsys):
     fails(lambda: load_items("mbpp", "local", 9), "9 items asked for, 3 there")
     write_local(tmp_path, "gsm8k", [dict(question="One and one?", answer="2\n#### 2")], [dict(question="one and ONE", answer="2\n#### 2")])
     fails(lambda: load_items("gsm8k", "local"), "train and test share a question")
-    fails(lambda: load_items("boolq", "local"), "boolq/train.jsonl", "RESYNTH_DATA")
+    fails(lambda: load_items("boolq", "local"), "boolq/test.jsonl", "RESYNTH_DATA")
     fails(lambda: load_items("boolq", "locl"), "did you mean 'local'?")
     fails(lambda: load_items("transcoder", "hub"), "no dataset id")
 

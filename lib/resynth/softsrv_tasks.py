@@ -144,7 +144,7 @@ def load_items(
     test = _by_hash(_read_items(name, "test", source, address))
     if source == "hub" and len(set(SOFT_HUB_SPLITS.get(name, (0, 1)))) == 1: test, train = test[:len(test) * 3 // 10], test[len(test) * 3 // 10:]
     else: train = _read_items(name, "train", source, address)
-    if name == "triviaqa":  # its published splits share some questions
+    if name in ("triviaqa", "mbpp"):  # their published splits share some questions
         asked = {question_words(e.question) for e in test}
         train = [e for e in train if question_words(e.question) not in asked]
     check_items_disjoint(train, test)
