@@ -191,7 +191,7 @@ def test_an_empty_text_is_asked_again_or_refused(server):
     assert c.text == good(teacher.spec.start_token + "abc")
     assert len({a["seed"] for a in server.asked[3:]}) == 3  # another seed each time
     server.always = empty
-    one_line(lambda: RemoteTeacher(served(server.url)).generate(["abc"], Sampling(temperature=1.0)), "an empty text, 17 times")
+    one_line(lambda: RemoteTeacher(served(server.url)).generate(["abc"], Sampling(temperature=1.0)), "an empty text, and no log-probabilities")
     one_line(lambda: RemoteTeacher(served(server.url)).generate(["abc"], Sampling()), "an empty text, and no log-probabilities")
     assert RemoteTeacher(served(server.url)).generate(["abc"], Sampling(nonempty=False))[0][0].text == ""
 
@@ -402,6 +402,8 @@ def test_tokens_are_laid_along_a_text():
 def test_stops_and_first_tokens():
     assert cut_text("a\nb", ("\n",)) == "a" and cut_text("ab", ()) == "ab"
     assert first_token({"\n\n": -1, "</s>": -2, "": -3, " x": -4, "y": -5}, ("\n",)) == " x" and first_token({"\n": 0.0}, ("\n",)) == ""
+    drawn = [first_token({"\n": 0.0, " x": -3.0, "y": -3.0}, ("\n",), "", Sampling(temperature=1.0), seed) for seed in range(60)]
+    assert 15 < drawn.count(" x") < 45 and drawn.count("y") == 60 - drawn.count(" x")
     assert request_fields(served(start_token="<s>"), "p", Sampling(), 4, ("\n",), 1) == dict(
         model="small", max_tokens=4, temperature=0.0, stop=["\n", "<s>"], prompt="<s>p")
 

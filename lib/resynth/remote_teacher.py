@@ -113,11 +113,13 @@ def first_token(
     tops: dict,  # token text -> log-probability, of the first token
     stop: tuple[str, ...],  # strings
     start_token: str = "",  # ends a text, too
+    sampling: Sampling = Sampling(),  # temperature and nucleus
+    seed: int = 0,  # of this request
 ) -> str:  # "" if none of them is allowed
-    "Choose the likeliest first token that does not make the text empty."
+    "Choose or draw a first token that does not make the text empty."
     special = re.compile(r"<[|/]?[\w| -]{1,24}[|]?>")  # how servers print the tokens that end a text
     allowed = {t: nats for t, nats in tops.items() if t and t != start_token and not special.fullmatch(t) and cut_text(t, stop)}
-    return max(allowed, key=allowed.get, default="")
+    return draw_choice(allowed, sampling, seed) if allowed else ""
 
 # %% ../../nbs/06b_remote_teacher.ipynb #c026
 TRIES_TO_SAY = 16  # further seeds for a sampled text that must not be empty
@@ -149,17 +151,17 @@ def _written(self, prompt, part, number):
         if not text and part.nonempty: continue
         whole = answer.text[len(text):] in ("", *part.stop)  # or the server went on behind the stop string
         return replace(answer, text=text, why="stop" if len(text) < len(answer.text) else answer.why, nats=answer.nats if whole else [])
-    if self.sampling.temperature == 0 and self.spec.api == "completions": return self.begun(prompt, part)
+    if self.spec.api == "completions": return self.begun(prompt, part, self.seed(number, "begun") if self.sampling.temperature else 0)
     self.refuse(f"an empty text, {attempt + 1} times: change the prompt or the temperature, or use a server of completions with log-probabilities")
 
 
-def _begun(self, prompt, part):
-    "The answer of a greedy field whose first token had to be another than the server's."
-    tops = self.ask(prompt, 1, (), 0, **self.teacher.offers.extra("tops")).tops
-    head = first_token(tops[0] if tops else {}, part.stop, self.spec.start_token)
+def _begun(self, prompt, part, seed):
+    "The answer of a field whose first token had to be another than the server's; a drawn one is one of those that the server lists."
+    tops = self.ask(prompt, 1, (), seed, **self.teacher.offers.extra("tops")).tops
+    head = first_token(tops[0] if tops else {}, part.stop, self.spec.start_token, self.sampling, seed)
     if not head: self.refuse("an empty text, and no log-probabilities to choose another first token by: use a server that has them (vLLM, llama.cpp), or a local teacher")
     rest = Answer("", 0, "length")
-    if part.max_new_tokens > 1: rest = self.ask(prompt + head, part.max_new_tokens - 1, part.stop, 0, **self.teacher.offers.extra("bits"))
+    if part.max_new_tokens > 1: rest = self.ask(prompt + head, part.max_new_tokens - 1, part.stop, seed, **self.teacher.offers.extra("bits"))
     nats = [tops[0][head], *rest.nats] if rest.nats or not rest.text else []
     return replace(rest, text=cut_text(head + rest.text, part.stop), tokens=rest.tokens + 1, nats=nats)
 
