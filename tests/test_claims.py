@@ -378,6 +378,11 @@ def test_interval_reads_well():
     assert [Interval(0, *limits, 1, 1).verdict() for limits in ((0, 0), (0.1, 0.2), (-0.2, -0.1))] == ["inconclusive", "supported", "contradicted"]
 
 
+def test_no_two_claims_share_a_rule():
+    rules = [(c.notebook, repr(sorted(c.rule.items()))) for c in read_claims()]
+    assert len(set(rules)) == len(rules)
+
+
 def test_every_rule_kind_is_exercised_by_a_claim():
     assert {c.rule["kind"] for c in read_claims()} == set(RULES)
 

@@ -39,11 +39,6 @@ def test_claims_read_well():
         assert set(claim.rule.get("tasks", [])) <= set(CHOICE_TASK_NAMES), claim.id
 
 
-def test_no_two_claims_share_a_rule():
-    rules = [(c.notebook, repr(sorted(c.rule.items(), key=lambda kv: kv[0]))) for c in CLAIMS]
-    assert len(set(rules)) == len(rules)
-
-
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 def test_a_claim_can_come_out_both_ways(claim):
     assert both_verdicts(claim, levels(claim), law) == ("supported", "contradicted")
