@@ -75,12 +75,7 @@ def test_claims_read_well():
     items = set(read_published(paper="SoftSRV")["item"])
     for claim in CLAIMS:
         assert claim.id.startswith("ss-") and claim.paper == "SoftSRV" and claim.text.endswith(".") and 20 < len(claim.text) < 140, claim.id
-        assert set(re.findall(r"Table \d+", claim.locator)) <= items and len(rule_in_words(claim.rule)) > 8 and set(claim.rule.get("tasks", [])) <= set(SOFT_TASK_NAMES), claim.id
-
-
-def test_no_two_claims_share_a_rule():
-    rules = [(c.notebook, repr(sorted(c.rule.items(), key=lambda kv: kv[0]))) for c in CLAIMS]
-    assert len(set(rules)) == len(rules)
+        assert set(re.findall(r"Table \d+", claim.locator)) <= items and len(rule_in_words(claim.rule)) > 10 and set(claim.rule.get("tasks", [])) <= set(SOFT_TASK_NAMES), claim.id
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
