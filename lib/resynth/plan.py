@@ -452,16 +452,17 @@ def choice_rows(
     profile: Profile,
 ) -> list[dict]:
     "Say what the tasks of AIDE are, and where they come from."
-    many = lambda n: f"{n:,}" if n else "all"
-    return [dict(part="data", name=t["name"], note=f"{many(t['n_test'])} test items, {t['n_seeds']} seeds, {many(t['n_gold'])} gold rows; {_place(t)}") for t in profile.choice_tasks.values()]
+    return [dict(part="data", name=t["name"], note=f"{_many(t['n_test'])} test items, {t['n_seeds']} seeds, {_many(t['n_gold'])} gold rows; {_place(t)}") for t in profile.choice_tasks.values()]
 
 
 def soft_rows(
     profile: Profile,
 ) -> list[dict]:
     "Say what the tasks of SoftSRV are, and where they come from."
-    many = lambda n: f"{n:,}" if n else "all"
-    return [dict(part="data", name=t["name"], note=f"{many(t['n_test'])} test items, {many(t['n_train'])} training questions, {t['n_rows']:,} of {t['n_raw']:,} written ones kept; {_place(t)}") for t in profile.soft_tasks.values()]
+    return [dict(part="data", name=t["name"], note=f"{_many(t['n_test'])} test items, {_many(t['n_train'])} training questions, {t['n_rows']:,} of {t['n_raw']:,} written ones kept; {_place(t)}") for t in profile.soft_tasks.values()]
+
+
+def _many(n): return f"{n:,}" if n else "all"
 
 
 def _place(c):
