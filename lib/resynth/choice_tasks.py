@@ -20,6 +20,7 @@ import pandas as pd
 from .datasets import _check_choice, _hub_records, _local_records, _need, check_disjoint, drop_duplicates, question_key, read_gsm8k, read_medqa
 from .embedded_choices import embedded_choices, option_line
 from .icl import inference_prompt
+from .measures import ngrams
 from .profiles import Profile, Prompt, ResynthError, fill, load_profile, load_prompts
 from .tasks import Example, Task, check_example, exact_match, parse_answer, validate_task
 from .teacher import Sampling
@@ -411,9 +412,7 @@ def evaluate_votes(
 NGRAM = 13  # words; the bound that is usual for benchmarks
 
 
-def _grams(text, order):
-    words = re.findall(r"\w+", text.casefold())
-    return {" ".join(words[i:i + order]) for i in range(len(words) - order + 1)}
+def _words(text): return re.findall(r"\w+", text.casefold())
 
 
 def remove_overlap(
@@ -423,9 +422,9 @@ def remove_overlap(
     order: int = NGRAM,
 ) -> tuple[pd.DataFrame, dict[str, int]]:  # rows that stay; counts of "test item", "seed", "overlap"
     "Take rows out that a test item or a seed shines through."
-    plain = lambda text: " ".join(re.findall(r"\w+", text.casefold()))
+    plain = lambda text: " ".join(_words(text))
     known = {**{plain(e.question): "seed" for e in seeds}, **{plain(e.question): "test item" for e in test}}
-    grams = set().union(*(_grams(e.question, order) for e in test)) if test else set()
-    why = [known.get(plain(q)) or ("overlap" if _grams(q, order) & grams else "") for q in frame["question"]]
+    grams = {gram for e in test for gram in ngrams(_words(e.question), order)}
+    why = [known.get(plain(q)) or ("overlap" if grams.intersection(ngrams(_words(q), order)) else "") for q in frame["question"]]
     lost = Counter(w for w in why if w)
     return frame[np.array([not w for w in why], bool)].reset_index(drop=True), {k: lost[k] for k in ("test item", "seed", "overlap")}
