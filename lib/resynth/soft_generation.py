@@ -18,7 +18,7 @@ from .datasets import rows_to_frame
 from .measures import ngrams
 from .profiles import Profile, Prompt, ResynthError, choose_prompt, fill
 from .soft_training import SoftPrompt, open_soft
-from .softsrv import load_context_encoder
+from .softsrv import open_context_encoder
 from .softsrv_embedded import SoftItem
 from .softsrv_tasks import SoftTask
 from .store import open_store, request_key
@@ -106,20 +106,10 @@ def open_writer(
     base: LocalTeacher | None = None,  # the backbone, if it is open already
 ) -> StoredTeacher:
     "Open a trained writer, training its soft prompt first if need be. SoftSRV §3.3, steps 1 and 2."
-    ss, run = profile.softsrv, profile.run
-    encode = encode or _late(lambda: load_context_encoder(profile.models[ss["context_model"]], ss["context_layers"]))
+    encode, run = encode or open_context_encoder(profile), profile.run
     soft = open_soft(profile, questions, seed, kind, k, encode)
-    base = base or LocalTeacher(profile.models[ss["backbone"]], run["batch_rows"], run["batch_tokens"])
+    base = base or LocalTeacher(profile.models[profile.softsrv["backbone"]], run["batch_rows"], run["batch_tokens"])
     return StoredTeacher(SoftWriter(base, soft, encode), open_store(profile))
-
-
-def _late(load):
-    "A function that is loaded at its first call."
-    held = []
-    def call(*args, **kwargs):
-        if not held: held.append(load())
-        return held[0](*args, **kwargs)
-    return call
 
 # %% ../../nbs/32_soft_generation.ipynb #c020
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from . import models
 from .profiles import ModelSpec, Profile, ResynthError
 from .sft import draw_batches
-from .softsrv import SoftSettings, check_soft, context_name, fit_scaling, init_soft, load_context_encoder, scale_contexts, soft_prompt, soft_settings
+from .softsrv import SoftSettings, check_soft, context_name, fit_scaling, init_soft, open_context_encoder, scale_contexts, soft_prompt, soft_settings
 from .store import request_key
 from .teacher import LocalTeacher, end_tokens, shows_progress
 
@@ -325,6 +325,6 @@ def open_soft(
     folder = soft_dir() / soft_key(about)
     if not folder.is_dir() or models.find_damage(folder, full=True):
         contexts = np.zeros((len(rows), 1), np.float32)
-        if settings.contextual: contexts = (encode or load_context_encoder(profile.models[ss["context_model"]], ss["context_layers"]))(questions)
+        if settings.contextual: contexts = (encode or open_context_encoder(profile))(questions)
         find_or_train_soft(teacher.spec, teacher.precision, settings, training, rows, contexts, about)
     return SoftPrompt(folder, teacher.revision)

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['KINDS', 'SoftSettings', 'check_soft', 'soft_settings', 'mix_bases', 'run_networks', 'soft_shapes', 'count_soft',
            'init_soft', 'soft_prompt', 'keep_layers', 'mean_state', 'load_context_encoder', 'context_name',
-           'fit_scaling', 'scale_contexts']
+           'open_context_encoder', 'fit_scaling', 'scale_contexts']
 
 # %% ../../nbs/30_softsrv.ipynb #c003
+import functools
 import math
 from dataclasses import dataclass
 
@@ -190,6 +191,13 @@ def context_name(profile: Profile) -> str:  # revision, precision and layers
     "Name the context encoder of a profile by all that decides its vectors."
     spec = profile.models[profile.softsrv["context_model"]]
     return f"{models.model_revision(spec)}/{models.pick_precision(spec)}/layers {profile.softsrv['context_layers']}"
+
+
+def open_context_encoder(profile: Profile):  # encode(texts) -> (n, d_e) float32 array
+    "Make the context encoder of a profile; its model loads with the first texts."
+    ss = profile.softsrv
+    load = functools.cache(lambda: load_context_encoder(profile.models[ss["context_model"]], ss["context_layers"]))
+    return lambda texts: load()(texts)
 
 # %% ../../nbs/30_softsrv.ipynb #c051
 def fit_scaling(
