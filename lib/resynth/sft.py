@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['TuneSettings', 'check_tune_settings', 'tune_settings', 'answer_end', 'training_pairs', 'training_rows', 'answer_bits',
-           'add_adapter', 'draw_batches', 'learning_rates', 'train_adapter', 'adapter_key', 'adapters_dir',
-           'save_adapter', 'find_or_train', 'merge_adapter', 'TunedTeacher', 'tune', 'open_tuned']
+           'add_adapter', 'draw_batches', 'learning_rates', 'take_steps', 'train_adapter', 'adapter_key',
+           'adapters_dir', 'save_adapter', 'find_or_train', 'merge_adapter', 'TunedTeacher', 'tune', 'open_tuned']
 
 # %% ../../nbs/15_sft.ipynb #c003
-import functools
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from .icl import inference_prompt
 from .profiles import ModelSpec, Profile, Prompt, ResynthError, choose_prompt
 from .store import open_store, request_key
 from .tasks import Example, Task, format_example, format_input
-from .teacher import (LocalTeacher, StoredTeacher, _check_head, _read_prefix, _score_rows, chat_template,
+from .teacher import (LocalTeacher, StoredTeacher, _read_prefix, _score_rows, chat_template,
                              encode_prompts, shared_prefix, shows_progress)
 
 # %% ../../nbs/15_sft.ipynb #c006
@@ -146,6 +145,31 @@ def learning_rates(
     return settings.lr * np.minimum(1, (t + 1) / max(1, math.ceil(settings.steps / 10))) * 0.5 * (1 + np.cos(np.pi * t / max(1, settings.steps)))
 
 # %% ../../nbs/15_sft.ipynb #c036
+def take_steps(
+    lm,  # transformers causal language model
+    trained: list,  # its parameters that are trained, in place
+    rows: list[tuple[list[int], int]],  # training rows
+    settings: TuneSettings,  # steps and lr, for the message
+    batches: np.ndarray,  # (steps, batch) int positions of rows
+    rates: np.ndarray,  # (steps,) above 0
+    field: str = "lr",  # where lr stands in a profile
+    keep=None,  # function(steps taken, losses)
+) -> list[float]:  # (steps,) loss before each step, bits a token
+    "Tune parameters on answers with AdamW; raises `ResynthError` when the loss is not finite."
+    import torch
+    optimiser, losses = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0), []
+    for t, batch in enumerate(tqdm(batches, desc="tuning", disable=not shows_progress(), leave=False)):
+        loss = answer_bits(lm, [rows[i] for i in batch])
+        losses.append(round(loss.item(), 6))
+        if not math.isfinite(losses[-1]): raise ResynthError(f"fine-tuning: the loss is {losses[-1]} at step {t} of {settings.steps}; lower {field}, which is {settings.lr:g}")
+        optimiser.param_groups[0]["lr"] = float(rates[t])
+        optimiser.zero_grad(set_to_none=True); loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimiser.step()
+        if keep: keep(t + 1, losses)
+    return losses
+
+
 def train_adapter(
     adapted,  # peft model, from `add_adapter`; its factors are trained in place
     rows: list[tuple[list[int], int]],  # (n,) training rows
@@ -153,21 +177,8 @@ def train_adapter(
     seed: int,  # decides the order of the items
 ) -> list[float]:  # (steps,) loss before each step, bits a token
     "Train LoRA factors on answers; raises `ResynthError` when the loss is not finite. V-Synthesis App. E."
-    import torch
-    lm, losses = adapted.get_base_model(), []
     trained = [p for p in adapted.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0)
-    steps = zip(draw_batches(len(rows), settings, seed), learning_rates(settings))
-    for t, (batch, rate) in enumerate(tqdm(steps, total=settings.steps, desc="tuning", disable=not shows_progress(), leave=False)):
-        loss = answer_bits(lm, [rows[i] for i in batch])
-        losses.append(round(loss.item(), 6))
-        if not math.isfinite(losses[-1]):
-            raise ResynthError(f"fine-tuning: the loss is {losses[-1]} at step {t} of {settings.steps}; lower lr, which is {settings.lr}")
-        optimiser.param_groups[0]["lr"] = float(rate)
-        optimiser.zero_grad(set_to_none=True); loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-    return losses
+    return take_steps(adapted.get_base_model(), trained, rows, settings, draw_batches(len(rows), settings, seed), learning_rates(settings))
 
 # %% ../../nbs/15_sft.ipynb #c045
 def adapter_key(
@@ -257,8 +268,7 @@ class TunedTeacher(LocalTeacher):
     @property
     def losses(self): return json.loads((self.folder / "losses.json").read_text())  # (steps,) bits a token
 
-    @functools.cached_property
-    def lm(self): return _check_head(merge_adapter(self.spec, self.folder, self.settings, self.precision))
+    def load(self): return merge_adapter(self.spec, self.folder, self.settings, self.precision)
 
 # %% ../../nbs/15_sft.ipynb #c055
 def tune(

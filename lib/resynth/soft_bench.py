@@ -12,7 +12,6 @@ __all__ = ['LOST', 'BEFORE', 'WHOLE', 'CURVED', 'GENERAL', 'EACH', 'SIMILAR', 'L
            'general_pairs', 'mix_pairs', 'mixture_outcomes', 'similar_methods', 'question_sets', 'similarity_outcomes']
 
 # %% ../../nbs/37_soft_bench.ipynb #c003
-import functools
 import json
 import math
 import re
@@ -21,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from . import models
 from .aide_bench import open_named
@@ -31,14 +29,14 @@ from .mauve import MauveSettings, mauve_score
 from .prompt_templates import TEMPLATES, synthesize_template, train_rows
 from .profiles import Profile, Prompt, ResynthError, choose_prompt, fill, load_prompts, nearest
 from .retrieval import remembered_encoder
-from .sft import TunedTeacher, TuneSettings, adapter_key, adapters_dir, answer_bits, answer_end, draw_batches, find_or_train, save_adapter, training_rows
+from .sft import TunedTeacher, TuneSettings, adapter_key, adapters_dir, answer_end, draw_batches, find_or_train, save_adapter, take_steps, training_rows
 from .soft_generation import items_of, synthesize_soft
 from .soft_training import end_token, open_soft, question_bits, question_rows, start_soft
-from .softsrv import context_name, load_context_encoder, scale_contexts, soft_prompt
+from .softsrv import context_name, open_context_encoder, scale_contexts, soft_prompt
 from .softsrv_embedded import SoftItem
 from .softsrv_tasks import ENDS, TRANSFER, evaluate_items, open_items, soft_task, student_pairs
 from .store import Store
-from .teacher import LocalTeacher, StoredTeacher, _check_head, shows_progress
+from .teacher import LocalTeacher, StoredTeacher
 
 # %% ../../nbs/37_soft_bench.ipynb #c006
 @dataclass
@@ -57,9 +55,7 @@ def context_encoder(
     store: Store,
 ):  # -> encode(texts) -> (n, d_e) float32
     "Make E, which computes a list of texts once; its model loads with the first texts that are not known. SoftSRV §3.3."
-    ss, name = profile.softsrv, context_name(profile)
-    load = lambda: load_context_encoder(profile.models[ss["context_model"]], ss["context_layers"])
-    return remembered_encoder(load, store, dict(model=name), "contexts", unit=False)
+    return remembered_encoder(lambda: open_context_encoder(profile), store, dict(model=context_name(profile)), "contexts", unit=False)
 
 # %% ../../nbs/37_soft_bench.ipynb #c007
 def open_soft_bench(profile: Profile) -> SoftBench:
@@ -207,19 +203,8 @@ def train_student(
     keep=None,  # function(steps taken, losses)
 ) -> list[float]:  # (stop,) loss before each step, bits a token
     "Tune a student on answers; raises ResynthError when the loss is not finite. SoftSRV §3.3, step 4."
-    import torch
-    optimiser, losses = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0), []
-    batches, rates = draw_batches(len(rows), settings, seed)[:settings.stop], warm_rates(settings)
-    for t, batch in enumerate(tqdm(batches, desc="tuning", disable=not shows_progress(), leave=False)):
-        loss = answer_bits(lm, [rows[i] for i in batch])
-        losses.append(round(loss.item(), 6))
-        if not np.isfinite(losses[-1]): raise ResynthError(f"tuning: the loss is {losses[-1]} at step {t} of {settings.steps}; lower softsrv.tune_lr, which is {settings.lr:g}")
-        optimiser.param_groups[0]["lr"] = float(rates[t])
-        optimiser.zero_grad(set_to_none=True); loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
-        if keep: keep(t + 1, losses)
-    return losses
+    batches = draw_batches(len(rows), settings, seed)[:settings.stop]
+    return take_steps(lm, trained, rows, settings, batches, warm_rates(settings), "softsrv.tune_lr", keep)
 
 # %% ../../nbs/37_soft_bench.ipynb #c033
 WHOLE = "model.safetensors"
@@ -251,7 +236,7 @@ def load_whole(spec, folder: Path, precision: str):  # transformers causal langu
     lm = models.load_lm(spec, "float32")[0]
     load_model(lm, str(folder / WHOLE))
     for weight in lm.parameters(): weight.data = weight.data.to(getattr(torch, precision))  # buffers keep float32
-    return _check_head(lm.eval().requires_grad_(False))
+    return lm.eval().requires_grad_(False)
 
 # %% ../../nbs/37_soft_bench.ipynb #c035
 class SoftStudent(TunedTeacher):
@@ -275,10 +260,7 @@ class SoftStudent(TunedTeacher):
         if not self.settings.rank: return find_or_tune_whole(self.spec, self.rows, self.settings, self.seed, self.key)
         return find_or_train(self.spec, self.precision, self.rows, self.settings, self.seed, self.key, self._train)
 
-    @functools.cached_property
-    def lm(self):
-        if self.settings.rank: return TunedTeacher.lm.func(self)
-        return load_whole(self.spec, self.folder, self.precision)
+    def load(self): return super().load() if self.settings.rank else load_whole(self.spec, self.folder, self.precision)
 
 # %% ../../nbs/37_soft_bench.ipynb #c037
 def end_of_answer(

@@ -182,7 +182,9 @@ class LocalTeacher:
     def chat(self): return chat_template(self.spec) if self.spec.prompt_style == "chat" else None
 
     @functools.cached_property
-    def lm(self): return _group_attention(_check_head(models.load_lm(self.spec, self.precision)[0]))
+    def lm(self): return _group_attention(_check_head(self.load()))
+
+    def load(self): return models.load_lm(self.spec, self.precision)[0]  # a tuned teacher loads other weights
 
 # %% ../../nbs/06_teacher.ipynb #c030
 def _check_head(lm):
