@@ -41,7 +41,7 @@ def check_parameters(
     "Check that a notebook has the parameters it is given. Raises ResynthError with the nearest name."
     import papermill
     import logging
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL) # what ends a page is said below, in one line
     known = list(papermill.inspect_notebook(str(path)))
     for name in names:
         if name not in known:
