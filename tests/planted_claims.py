@@ -20,10 +20,12 @@ def told_columns(paper):
 
 
 def empty_table(claim, levels):
-    "All rows of a claim's table, its numbers drawn around one half; `levels` are the values of each key."
+    "All rows of a claim's table, its numbers drawn around one half; `levels` are the values of each key, or of several that go together."
     columns = told_columns(claim.paper)[claim.table]
-    keys = [c for c in columns if c in levels]
-    table = pd.DataFrame(list(itertools.product(*(levels[k] for k in keys))), columns=keys)
+    sets = {k: v for k, v in levels.items() if set(k if isinstance(k, tuple) else [k]) <= set(columns)}
+    keys = [c for k in sets for c in (k if isinstance(k, tuple) else [k])]
+    rows = itertools.product(*([v if isinstance(k, tuple) else (v,) for v in vs] for k, vs in sets.items()))
+    table = pd.DataFrame([sum(row, ()) for row in rows], columns=keys)
     rng = np.random.default_rng(0)
     for c in columns:
         if c not in keys: table[c] = rng.integers(0, 2, len(table)) if c == "correct" else 0.5 + 0.02 * rng.normal(size=len(table))

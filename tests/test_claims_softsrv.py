@@ -64,7 +64,10 @@ def test_sizes_are_those_of_the_profile():
 CLAIMS = [c for c in read_claims(PATH) if c.paper == "SoftSRV"]
 
 
-def levels(claim): return LEVELS | dict(task=list(TRANSFER.values()) if claim.table == "transfer" else list(TRANSFER))
+def levels(claim):
+    tasks = dict(task=list(TRANSFER.values()) if claim.table == "transfer" else list(TRANSFER))
+    if claim.table != "bases": return LEVELS | tasks
+    return {k: v for k, v in LEVELS.items() if k not in ("method", "k")} | tasks | {("method", "k"): [("SS_NP", 1), ("SS_MP2", 2), ("SS_MP4", 4)]}
 
 
 def test_the_head_tells_every_table(): assert {c.table for c in CLAIMS} == set(told_columns("SoftSRV")) and all("seed" in c for c in told_columns("SoftSRV").values())
@@ -75,7 +78,7 @@ def test_claims_read_well():
     items = set(read_published(paper="SoftSRV")["item"])
     for claim in CLAIMS:
         assert claim.id.startswith("ss-") and claim.paper == "SoftSRV" and claim.text.endswith(".") and 20 < len(claim.text) < 140, claim.id
-        assert set(re.findall(r"Table \d+", claim.locator)) <= items and len(rule_in_words(claim.rule)) > 10 and set(claim.rule.get("tasks", [])) <= set(SOFT_TASK_NAMES), claim.id
+        assert set(re.findall(r"Table \d+", claim.locator)) <= items and len(rule_in_words(claim.rule)) >= 10 and set(claim.rule.get("tasks", [])) <= set(SOFT_TASK_NAMES), claim.id
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
