@@ -5,7 +5,7 @@ import pytest
 from helpers import fails
 
 from resynth.profiles import choose_prompt, fill, load_profile, load_prompts
-from resynth.prompt_templates import TEMPLATES, refine, says_stop, solution_code, split_questions, synthesize_template, train_rows, write_curated, write_plain, write_pt
+from resynth.prompt_templates import TEMPLATES, refine, says_stop, split_questions, synthesize_template, train_rows, write_curated, write_plain, write_pt
 from resynth.soft_generation import Written
 from resynth.softsrv_embedded import embedded_items
 from resynth.softsrv_tasks import SOFT_TASKS, soft_task
@@ -87,9 +87,11 @@ def test_rewriting_ends_at_stop(profile):
 
 
 def test_curated_questions_have_numbers_and_programs_that_run(teacher):
-    curated, account = write_curated(teacher, PROMPTS, ITEMS, 4, max_new_tokens=64, seed=2)
-    assert account["asked for"] == len(curated) + account["no number"] + account["does not run"] or len(curated) == 4
-    assert solution_code("    return 4\n", "completion") == "def solution():\n    return 4" and solution_code("```\ndef solution(): return 4\n```", "chat") == "def solution(): return 4"
+    curated, account = write_curated(teacher, PROMPTS, ITEMS, 8, max_new_tokens=64, seed=2)
+    assert account["asked for"] == len(curated) + account["no number"] + account["does not run"] == 8
+    assert curated and all(any(c.isdigit() for c in w.text) for w in curated)  # most programs of this model run; none would if their layout were lost
+    none, lost = write_curated(teacher, {**PROMPTS, "curated_program": replace(PROMPTS["curated_program"], text="{question}\n\nWord: apples\nAgain: apples\n\nWord: apples\nAgain:", stop=("\n",))}, ITEMS, 8, max_new_tokens=64, seed=2)
+    assert not none and lost["does not run"] == 8 - lost["no number"] > 0
 
 
 def test_the_training_set_as_rows():

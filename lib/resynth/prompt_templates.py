@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARK', 'TEMPLATES', 'split_questions', 'ask_questions', 'write_pt', 'write_plain', 'says_stop', 'refine',
-           'solution_code', 'write_curated', 'train_rows', 'write_template', 'synthesize_template']
+           'write_curated', 'train_rows', 'write_template', 'synthesize_template']
 
 # %% ../../nbs/33_prompt_templates.ipynb #c003
 import re
@@ -133,11 +133,6 @@ def refine(
     return [Written(text, w.source, w.round) for text, w in zip(now, written)], account
 
 # %% ../../nbs/33_prompt_templates.ipynb #c029
-def solution_code(answer: str, style: str) -> str:
-    "Put a program together: a completion goes on after the head of the function."
-    return f"def solution():\n{answer.rstrip()}" if style == "completion" else extract_code(answer)
-
-
 def write_curated(
     teacher,
     prompts: dict[str, Prompt],
@@ -155,7 +150,7 @@ def write_curated(
         made, _ = write_pt(teacher, prompts, soft_task("gsm8k"), items, -(-n // 2), 1, temperature, top_p, max_new_tokens, derive_seed(seed, part), 2, template)
         with_number = [w for w in made if re.search(r"\d", w.text)]
         code = _greedy(teacher, prompts, "curated_program", [dict(question=w.text) for w in with_number], max_new_tokens)
-        ran = run_programs([Program(solution_code(text, teacher.spec.prompt_style), ("assert isinstance(solution(), (int, float))",)) for text, _ in code], seconds, megabytes)
+        ran = run_programs([Program(extract_code(text), ("assert isinstance(solution(), (int, float))",)) for text, _ in code], seconds, megabytes)
         found += [w for w, v in zip(with_number, ran) if v.passed]
         account["asked for"] += len(made); account["no number"] += len(made) - len(with_number); account["does not run"] += sum(not v.passed for v in ran)
     return found[:n], account
