@@ -1,9 +1,12 @@
 """The local teacher against plain transformers, against itself in other batches, and with bad input."""
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from helpers import fails
 
+import resynth.teacher as T
 from resynth.store import Store
 from resynth.teacher import (Field, LocalTeacher, Sampling, StoredTeacher, draw_from_nucleus, first_token_mask, make_batches,
                              render_prompt, request_uniforms, shared_prefix)
@@ -36,6 +39,43 @@ def test_score_equals_a_naive_pass_whatever_the_batch(teacher, plain):
         other = LocalTeacher(teacher.spec, rows, tokens); other.__dict__["lm"] = plain
         assert np.abs(np.array([s.bits for s in other.score(PAIRS)]) - expected).max() < 1e-3
     assert expected.max() > 10  # prices that a wrong position or mask would move by whole bits
+
+
+FAMILIES = [f"{head} {x}" for x in ("river", "mountain", "the smallest town of all", "sea") for head in
+            ("Write the name of a place in the far north, and nothing else. It is a", "List three animals that live in the following kind of place, one a line:", "Which colour do people think of when they hear of a")]
+
+
+@pytest.mark.parametrize("tokens", [64, 1024])
+def test_families_are_read_once_and_change_no_price(teacher, plain, tokens, monkeypatch):
+    pairs, read, stock = [(x, y) for x in FAMILIES for y in (" one", " two or three")], [], T._read
+    monkeypatch.setattr(T, "_read", lambda lm, rows, *args, **kwargs: read.append(sum(map(len, rows))) or stock(lm, rows, *args, **kwargs))
+    other = LocalTeacher(teacher.spec, 64, tokens); other.__dict__["lm"] = plain
+    assert np.abs(np.array([s.bits for s in other.score(pairs)]) - [naive_bits(teacher, plain, x, y) for x, y in pairs]).max() < 1e-3
+    shared, read[:] = sum(read), []
+    monkeypatch.setattr(T, "find_heads", lambda *args: ([], []))
+    other.score(pairs)
+    assert shared < (0.5 if tokens == 1024 else 0.8) * sum(read)
+
+
+def test_families_change_no_greedy_text(teacher, monkeypatch):
+    greedy = Sampling(max_new_tokens=8, stop=())
+    assert T.find_heads([teacher.tokenizer.encode(p, add_special_tokens=False).ids for p in FAMILIES], [1] * len(FAMILIES))[0]
+    shared = teacher.generate(FAMILIES, greedy)
+    monkeypatch.setattr(T, "find_heads", lambda *args: ([], []))
+    assert [[c.text for c in row] for row in shared] == [[c.text for c in row] for row in teacher.generate(FAMILIES, greedy)] and len({c.text for c, in shared}) > 6
+
+
+def test_families_save_the_most_tokens():
+    rng = np.random.default_rng(0)
+    head = lambda part: min([next((k for k in range(min(len(a), len(b))) if a[k] != b[k]), min(len(a), len(b))) for a, b in zip(part, part[1:])], default=0)
+    for n in (1, 2, 5, 8):
+        for _ in range(20):
+            rows = sorted(rng.integers(0, 2, rng.integers(1, 6)).tolist() for _ in range(n))
+            cuts = [[0, *c, n] for k in range(n) for c in itertools.combinations(range(1, n), k)]
+            most = max(sum((b - a - 1) * head(rows[a:b]) for a, b in zip(cut, cut[1:])) for cut in cuts)
+            found = T.cut_families(rows)
+            assert [a for a, _, _ in found] == [0, *(b for _, b, _ in found[:-1])] and found[-1][1] == n
+            assert sum((b - a - 1) * h for a, b, h in found) == most and all(h == head(rows[a:b]) for a, b, h in found if b - a > 1)
 
 
 def test_score_without_a_shared_prefix(teacher, plain):

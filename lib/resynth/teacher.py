@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Field', 'Sampling', 'Completion', 'Score', 'Teacher', 'check_sampling', 'own_seed', 'request_uniforms',
-           'draw_from_nucleus', 'make_batches', 'shared_prefix', 'LocalTeacher', 'render_prompt', 'chat_template',
-           'end_tokens', 'encode_pair', 'grouped_attention', 'first_token_mask', 'encode_prompts', 'tokens_written',
-           'generate_batches', 'score_batches', 'shows_progress', 'StoredTeacher', 'open_teacher']
+           'draw_from_nucleus', 'make_batches', 'shared_prefix', 'cut_families', 'find_heads', 'LocalTeacher',
+           'render_prompt', 'chat_template', 'end_tokens', 'encode_pair', 'grouped_attention', 'first_token_mask',
+           'encode_prompts', 'tokens_written', 'generate_batches', 'pack_rows', 'score_batches', 'shows_progress',
+           'StoredTeacher', 'open_teacher']
 
 # %% ../../nbs/06_teacher.ipynb #c003
 import functools
@@ -159,6 +160,41 @@ def shared_prefix(
     same = next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
     same = min(same, min(map(len, sequences)) - 1)
     return same if same >= least else 0
+
+# %% ../../nbs/06_teacher.ipynb #h002
+def cut_families(
+    rows: list[list[int]],  # sorted token ids
+) -> list[tuple[int, int, int]]:  # (first row, row after the last, tokens shared) of each family, in order
+    "Cut sorted rows into families so that reading each family's head once saves the most tokens."
+    n = len(rows)
+    same = np.array([next((k for k, (a, b) in enumerate(zip(x, y)) if a != b), min(len(x), len(y))) for x, y in zip(rows, rows[1:])], int)
+    best, first = np.zeros(n + 1, int), np.zeros(n + 1, int)
+    for end in range(1, n + 1):
+        head = np.minimum.accumulate(same[: end - 1][::-1])  # of the families that begin 2, 3, ... rows before `end`
+        saved = best[: end - 1][::-1] + head * np.arange(1, end)
+        k = int(saved.argmax()) if len(saved) else 0
+        best[end], first[end] = max((best[end - 1], end - 1), (saved[k], end - 2 - k) if len(saved) else (-1, 0), key=lambda x: x[0])
+    families, end = [], n
+    while end:
+        start = int(first[end])
+        families.append((start, end, int(same[start : end - 1].min()) if end - start > 1 else len(rows[start])))
+        end = start
+    return families[::-1]
+
+
+def find_heads(
+    rows: list[list[int]],  # token ids
+    own: list[int],  # tokens at the end of each row that are no part of a head, 1 or more
+    least: float = 0.2,  # share of all tokens; a smaller saving is not worth the trouble
+) -> tuple[list[list[int]], list[int]]:  # heads, the shortest first, and the number of each row's; two empty lists: read the rows as they are
+    "Find what families of rows begin with."
+    cut = [row[: len(row) - k] for row, k in zip(rows, own)]
+    order = sorted(range(len(rows)), key=lambda i: cut[i])
+    families = sorted(cut_families([cut[i] for i in order]), key=lambda f: f[2])
+    saved = sum((end - start - 1) * head for start, end, head in families if end - start > 1)
+    if saved < least * sum(map(len, rows)) or families[0][2] == 0: return [], []
+    of = {order[i]: f for f, (start, end, _) in enumerate(families) for i in range(start, end)}
+    return [cut[order[start]][:head] for start, _, head in families], [of[i] for i in range(len(rows))]
 
 # %% ../../nbs/06_teacher.ipynb #c028
 class LocalTeacher:
@@ -338,19 +374,20 @@ def _read_prefix(lm, tokens):
     return (_layers(_read(lm, [tokens])[1]) if tokens else []), mask
 
 
-def _read_after(lm, prefix, rows):
-    "Read `rows` (token ids) after the shared prefix: hidden states, layers and mask."
+def _read_after(lm, prefix, rows, of=None):
+    "Read `rows` (token ids) after the shared prefix, or after the one that `of` says: hidden states, layers and mask."
     layers, mask = prefix
-    each = lambda x: x.expand(len(rows), *x.shape[1:])
+    each = lambda x: x.expand(len(rows), *x.shape[1:]) if of is None else x[of]
     cache = _rebuild([tuple(map(each, layer)) for layer in layers]) if layers else None
-    hidden, cache, mask = _read(lm, rows, cache, each(mask), mask.sum(1))
+    mask = each(mask)
+    hidden, cache, mask = _read(lm, rows, cache, mask, mask.sum(1))
     return hidden, _layers(cache), mask
 
 # %% ../../nbs/06_teacher.ipynb #c046
-def _score_rows(lm, prefix, rows):
+def _score_rows(lm, prefix, rows, of=None):
     "Bits of the last `n` tokens of each row, rows being (token ids after the prefix, n)."
     import torch
-    hidden = _read_after(lm, prefix, [ids for ids, _ in rows])[0]
+    hidden = _read_after(lm, prefix, [ids for ids, _ in rows], of)[0]
     where = [(r, t) for r, (ids, n) in enumerate(rows) for t in range(len(ids) - n, len(ids))]
     r, t = (torch.tensor(x, device=lm.device) for x in zip(*where))
     target = torch.tensor([rows[i][0][j] for i, j in where], device=lm.device)
@@ -359,13 +396,13 @@ def _score_rows(lm, prefix, rows):
     return torch.zeros(len(rows), device=lm.device, dtype=torch.float64).index_add_(0, r, nats.double() / np.log(2))
 
 # %% ../../nbs/06_teacher.ipynb #c048
-def _read_blocks(lm, prefix, rows, batch_tokens):
-    "Read `rows` after the shared prefix, block by block: last hidden states, layers and mask, padded alike."
+def _read_blocks(lm, prefix, rows, batch_tokens, of=None):
+    "Read `rows` after the shared prefix, or after the one that `of` says, block by block: last hidden states, layers and mask, padded alike."
     import torch
     longest = max(map(len, rows)); each = max(1, batch_tokens // longest); parts = []
     for i in range(0, len(rows), each):
         block = rows[i : i + each]
-        hidden, layers, mask = _read_after(lm, prefix, block)
+        hidden, layers, mask = _read_after(lm, prefix, block, of[i : i + each] if of else None)
         room = longest - max(map(len, block)); pad = torch.nn.functional.pad
         parts.append((hidden[range(len(block)), [len(r) - 1 for r in block]],
                       [tuple(pad(x, (0, 0, 0, room)) for x in layer) for layer in layers], pad(mask, (0, room))))
@@ -375,7 +412,9 @@ def _read_blocks(lm, prefix, rows, batch_tokens):
 
 def _start_rows(lm, prefix, prompts, n, batch_tokens):
     "Read `prompts`; returns last hidden states, layers and mask, each prompt repeated `n` times."
-    hidden, layers, mask = _read_blocks(lm, prefix, prompts, batch_tokens)
+    heads, of = find_heads(prompts, [1] * len(prompts))
+    if heads: prefix, prompts = _read_blocks(lm, prefix, heads, batch_tokens)[1:], [p[len(heads[f]):] for p, f in zip(prompts, of)]
+    hidden, layers, mask = _read_blocks(lm, prefix, prompts, batch_tokens, of)
     repeat = lambda x: x.repeat_interleave(n, 0) if n > 1 else x
     return repeat(hidden), [tuple(map(repeat, layers.pop(0))) for _ in range(len(layers))], repeat(mask)
 
@@ -528,6 +567,25 @@ def generate_batches(
             yield {i: made[j * sampling.n : (j + 1) * sampling.n] for j, i in enumerate(batch)}
 
 # %% ../../nbs/06_teacher.ipynb #c057
+def pack_rows(
+    rows: list[tuple[list[int], int]],  # (token ids after what all share, priced ones)
+    heads: list[list[int]],  # from `find_heads`, the shortest first
+    of: list[int],  # the head of each row
+    batch_tokens: int,  # tokens that are read together, padding counted
+) -> list[list[int]]:  # rows of each batch
+    "Cut rows into batches, families together."
+    if not heads: return make_batches([len(ids) for ids, _ in rows], 1, max(1, batch_tokens // max(len(ids) for ids, _ in rows)))
+    tail = [len(ids) - len(heads[f]) for (ids, _), f in zip(rows, of)]
+    batches, longest, families = [], 0, set()
+    for i in sorted(range(len(rows)), key=lambda i: (of[i], tail[i], i)):
+        longest, families = max(longest, tail[i]), families | {of[i]}
+        if not batches or len(families) * len(heads[of[i]]) + (len(batches[-1]) + 1) * longest > batch_tokens:
+            batches.append([])
+            longest, families = tail[i], {of[i]}
+        batches[-1].append(i)
+    return batches
+
+
 def score_batches(
     teacher: LocalTeacher,  # the model
     pairs: list[tuple[str, str]],  # (prefix, continuation)
@@ -540,15 +598,20 @@ def score_batches(
     encoded = encode_prompts(teacher, pairs)
     c = min(shared_prefix([e[0] for e in encoded]), min(n for _, n in encoded) - 1)
     c = max(c, 0)
-    longest = max(len(e[0]) for e in encoded)
+    rows = [(ids[c:], len(ids) - n) for ids, n in encoded]
+    heads, of = find_heads([ids for ids, _ in rows], [n + 1 for _, n in rows])
     with torch.inference_mode():
-        prefix = None
-        for batch in make_batches([len(e[0]) for e in encoded], 1, max(1, teacher.batch_tokens // max(1, longest - c))):
+        prefix = read = after = None
+        for batch in pack_rows(rows, heads, of, teacher.batch_tokens):
             if wanted is not None and not wanted.intersection(batch): continue
             prefix = _read_prefix(teacher.lm, encoded[0][0][:c]) if prefix is None else prefix
-            rows = [(encoded[i][0][c:], len(encoded[i][0]) - encoded[i][1]) for i in batch]
-            bits = _score_rows(teacher.lm, prefix, rows).tolist()
-            yield {i: Score(round(b, 6), n) for i, b, (_, n) in zip(batch, bits, rows)}
+            some = [rows[i] for i in batch]
+            if not heads: bits = _score_rows(teacher.lm, prefix, some).tolist()
+            else:
+                here = sorted({of[i] for i in batch})
+                if here != read: read, after = here, _read_blocks(teacher.lm, prefix, [heads[f] for f in here], teacher.batch_tokens)[1:]
+                bits = _score_rows(teacher.lm, after, [(rows[i][0][len(heads[of[i]]):], rows[i][1]) for i in batch], [here.index(of[i]) for i in batch]).tolist()
+            yield {i: Score(round(b, 6), n) for i, b, (_, n) in zip(batch, bits, some)}
 
 # %% ../../nbs/06_teacher.ipynb #c058
 def shows_progress() -> bool:
