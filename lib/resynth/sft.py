@@ -240,13 +240,15 @@ def merge_adapter(
 ):  # transformers causal language model in eval mode
     "Add an adapter to float32 weights, then round to `precision`. Hu et al. 2022 §4.1."
     import torch
-    from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
-    adapted = add_adapter(models.load_lm(spec, "float32")[0], settings, seed=0)
-    set_peft_model_state_dict(adapted, load_file(folder / "adapter_model.safetensors"))
-    merged = adapted.merge_and_unload()
-    for weight in merged.parameters(): weight.data = weight.data.to(getattr(torch, precision))  # buffers keep float32
-    return merged.eval().requires_grad_(False)
+    factors, lm, kind = load_file(folder / "adapter_model.safetensors"), models.load_lm(spec, "float32")[0], getattr(torch, precision)
+    for name, a in factors.items():
+        layer, is_a, _ = name.removeprefix("base_model.model.").partition(".lora_A.")
+        if not is_a: continue
+        weight, b = lm.get_parameter(f"{layer}.weight"), factors[name.replace(".lora_A.", ".lora_B.")]
+        weight.data = torch.addmm(weight.data, b, a, alpha=settings.alpha / settings.rank).to(kind)  # one by one: the float32 weights are read, never written
+    for weight in lm.parameters(): weight.data = weight.data.to(kind)  # buffers keep float32
+    return lm.eval().requires_grad_(False)
 
 # %% ../../nbs/15_sft.ipynb #c054
 class TunedTeacher(LocalTeacher):
