@@ -585,7 +585,7 @@ def pack_rows(
         batches[-1].append(i)
     return batches
 
-
+# %% ../../nbs/06_teacher.ipynb #h004
 def score_batches(
     teacher: LocalTeacher,  # the model
     pairs: list[tuple[str, str]],  # (prefix, continuation)
