@@ -52,7 +52,7 @@ def test_families_are_read_once_and_change_no_price(teacher, plain, tokens, monk
     other = LocalTeacher(teacher.spec, 64, tokens); other.__dict__["lm"] = plain
     assert np.abs(np.array([s.bits for s in other.score(pairs)]) - [naive_bits(teacher, plain, x, y) for x, y in pairs]).max() < 1e-3
     shared, read[:] = sum(read), []
-    monkeypatch.setattr(T, "find_heads", lambda *args: ([], []))
+    monkeypatch.setattr(T, "find_heads", lambda rows, own: ([], None, rows))
     other.score(pairs)
     assert shared < (0.5 if tokens == 1024 else 0.8) * sum(read)
 
@@ -61,7 +61,7 @@ def test_families_change_no_greedy_text(teacher, monkeypatch):
     greedy = Sampling(max_new_tokens=8, stop=())
     assert T.find_heads([teacher.tokenizer.encode(p, add_special_tokens=False).ids for p in FAMILIES], [1] * len(FAMILIES))[0]
     shared = teacher.generate(FAMILIES, greedy)
-    monkeypatch.setattr(T, "find_heads", lambda *args: ([], []))
+    monkeypatch.setattr(T, "find_heads", lambda rows, own: ([], None, rows))
     assert [[c.text for c in row] for row in shared] == [[c.text for c in row] for row in teacher.generate(FAMILIES, greedy)] and len({c.text for c, in shared}) > 6
 
 

@@ -156,24 +156,25 @@ def shared_prefix(
     least: int = 16,  # shorter ones are not worth the trouble
 ) -> int:  # number of tokens
     "Count the tokens that all `sequences` start with, leaving each at least one of its own."
-    low, high = min(sequences), max(sequences)  # the two that differ first
-    same = next((i for i, (a, b) in enumerate(zip(low, high)) if a != b), min(len(low), len(high)))
-    same = min(same, min(map(len, sequences)) - 1)
+    same = min(_common(min(sequences), max(sequences)), min(map(len, sequences)) - 1)  # these two differ first
     return same if same >= least else 0
+
+
+def _common(a, b):
+    "The number of tokens that two requests start with alike."
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 # %% ../../nbs/06_teacher.ipynb #h002
 def cut_families(
     rows: list[list[int]],  # sorted token ids
 ) -> list[tuple[int, int, int]]:  # (first row, row after the last, tokens shared) of each family, in order
     "Cut sorted rows into families so that reading each family's head once saves the most tokens."
-    n = len(rows)
-    same = np.array([next((k for k, (a, b) in enumerate(zip(x, y)) if a != b), min(len(x), len(y))) for x, y in zip(rows, rows[1:])], int)
+    n, same = len(rows), np.array([_common(a, b) for a, b in zip(rows, rows[1:])], int)
     best, first = np.zeros(n + 1, int), np.zeros(n + 1, int)
     for end in range(1, n + 1):
-        head = np.minimum.accumulate(same[: end - 1][::-1])  # of the families that begin 2, 3, ... rows before `end`
-        saved = best[: end - 1][::-1] + head * np.arange(1, end)
-        k = int(saved.argmax()) if len(saved) else 0
-        best[end], first[end] = max((best[end - 1], end - 1), (saved[k], end - 2 - k) if len(saved) else (-1, 0), key=lambda x: x[0])
+        head = np.append(0, np.minimum.accumulate(same[: end - 1][::-1]))  # of the families of 1, 2, ... rows before `end`
+        saved = best[:end][::-1] + head * np.arange(end)
+        best[end], first[end] = saved.max(), end - 1 - saved.argmax()
     families, end = [], n
     while end:
         start = int(first[end])
@@ -181,20 +182,21 @@ def cut_families(
         end = start
     return families[::-1]
 
-
+# %% ../../nbs/06_teacher.ipynb #h005
 def find_heads(
     rows: list[list[int]],  # token ids
     own: list[int],  # tokens at the end of each row that are no part of a head, 1 or more
     least: float = 0.2,  # share of all tokens; a smaller saving is not worth the trouble
-) -> tuple[list[list[int]], list[int]]:  # heads, the shortest first, and the number of each row's; two empty lists: read the rows as they are
+) -> tuple[list[list[int]], list[int] | None, list[list[int]]]:  # heads, the shortest first; the head of each row; what is left of it. No heads: read the rows as they are
     "Find what families of rows begin with."
     cut = [row[: len(row) - k] for row, k in zip(rows, own)]
     order = sorted(range(len(rows)), key=lambda i: cut[i])
     families = sorted(cut_families([cut[i] for i in order]), key=lambda f: f[2])
     saved = sum((end - start - 1) * head for start, end, head in families if end - start > 1)
-    if saved < least * sum(map(len, rows)) or families[0][2] == 0: return [], []
+    if saved < least * sum(map(len, rows)) or families[0][2] == 0: return [], None, rows
     of = {order[i]: f for f, (start, end, _) in enumerate(families) for i in range(start, end)}
-    return [cut[order[start]][:head] for start, _, head in families], [of[i] for i in range(len(rows))]
+    tails = [row[families[of[i]][2] :] for i, row in enumerate(rows)]
+    return [cut[order[start]][:head] for start, _, head in families], [of[i] for i in range(len(rows))], tails
 
 # %% ../../nbs/06_teacher.ipynb #c028
 class LocalTeacher:
@@ -402,7 +404,7 @@ def _read_blocks(lm, prefix, rows, batch_tokens, of=None):
     longest = max(map(len, rows)); each = max(1, batch_tokens // longest); parts = []
     for i in range(0, len(rows), each):
         block = rows[i : i + each]
-        hidden, layers, mask = _read_after(lm, prefix, block, of[i : i + each] if of else None)
+        hidden, layers, mask = _read_after(lm, prefix, block, of and of[i : i + each])
         room = longest - max(map(len, block)); pad = torch.nn.functional.pad
         parts.append((hidden[range(len(block)), [len(r) - 1 for r in block]],
                       [tuple(pad(x, (0, 0, 0, room)) for x in layer) for layer in layers], pad(mask, (0, room))))
@@ -412,8 +414,8 @@ def _read_blocks(lm, prefix, rows, batch_tokens, of=None):
 
 def _start_rows(lm, prefix, prompts, n, batch_tokens):
     "Read `prompts`; returns last hidden states, layers and mask, each prompt repeated `n` times."
-    heads, of = find_heads(prompts, [1] * len(prompts))
-    if heads: prefix, prompts = _read_blocks(lm, prefix, heads, batch_tokens)[1:], [p[len(heads[f]):] for p, f in zip(prompts, of)]
+    heads, of, prompts = find_heads(prompts, [1] * len(prompts))
+    if heads: prefix = _read_blocks(lm, prefix, heads, batch_tokens)[1:]
     hidden, layers, mask = _read_blocks(lm, prefix, prompts, batch_tokens, of)
     repeat = lambda x: x.repeat_interleave(n, 0) if n > 1 else x
     return repeat(hidden), [tuple(map(repeat, layers.pop(0))) for _ in range(len(layers))], repeat(mask)
@@ -568,14 +570,14 @@ def generate_batches(
 
 # %% ../../nbs/06_teacher.ipynb #c057
 def pack_rows(
-    rows: list[tuple[list[int], int]],  # (token ids after what all share, priced ones)
+    rows: list[list[int]],  # what is left of them without their heads
     heads: list[list[int]],  # from `find_heads`, the shortest first
-    of: list[int],  # the head of each row
+    of: list[int] | None,  # the head of each row
     batch_tokens: int,  # tokens that are read together, padding counted
 ) -> list[list[int]]:  # rows of each batch
     "Cut rows into batches, families together."
-    if not heads: return make_batches([len(ids) for ids, _ in rows], 1, max(1, batch_tokens // max(len(ids) for ids, _ in rows)))
-    tail = [len(ids) - len(heads[f]) for (ids, _), f in zip(rows, of)]
+    tail = list(map(len, rows))
+    if not heads: return make_batches(tail, 1, max(1, batch_tokens // max(tail)))
     batches, longest, families = [], 0, set()
     for i in sorted(range(len(rows)), key=lambda i: (of[i], tail[i], i)):
         longest, families = max(longest, tail[i]), families | {of[i]}
@@ -598,20 +600,17 @@ def score_batches(
     encoded = encode_prompts(teacher, pairs)
     c = min(shared_prefix([e[0] for e in encoded]), min(n for _, n in encoded) - 1)
     c = max(c, 0)
-    rows = [(ids[c:], len(ids) - n) for ids, n in encoded]
-    heads, of = find_heads([ids for ids, _ in rows], [n + 1 for _, n in rows])
+    priced = [len(ids) - n for ids, n in encoded]
+    heads, of, tails = find_heads([ids[c:] for ids, _ in encoded], [n + 1 for n in priced])
     with torch.inference_mode():
         prefix = read = after = None
-        for batch in pack_rows(rows, heads, of, teacher.batch_tokens):
+        for batch in pack_rows(tails, heads, of, teacher.batch_tokens):
             if wanted is not None and not wanted.intersection(batch): continue
-            prefix = _read_prefix(teacher.lm, encoded[0][0][:c]) if prefix is None else prefix
-            some = [rows[i] for i in batch]
-            if not heads: bits = _score_rows(teacher.lm, prefix, some).tolist()
-            else:
-                here = sorted({of[i] for i in batch})
-                if here != read: read, after = here, _read_blocks(teacher.lm, prefix, [heads[f] for f in here], teacher.batch_tokens)[1:]
-                bits = _score_rows(teacher.lm, after, [(rows[i][0][len(heads[of[i]]):], rows[i][1]) for i in batch], [here.index(of[i]) for i in batch]).tolist()
-            yield {i: Score(round(b, 6), n) for i, b, (_, n) in zip(batch, bits, some)}
+            if prefix is None: prefix = after = _read_prefix(teacher.lm, encoded[0][0][:c])
+            here = of and sorted({of[i] for i in batch})
+            if here != read: read, after = here, _read_blocks(teacher.lm, prefix, [heads[f] for f in here], teacher.batch_tokens)[1:]
+            bits = _score_rows(teacher.lm, after, [(tails[i], priced[i]) for i in batch], of and [here.index(of[i]) for i in batch]).tolist()
+            yield {i: Score(round(b, 6), priced[i]) for i, b in zip(batch, bits)}
 
 # %% ../../nbs/06_teacher.ipynb #c058
 def shows_progress() -> bool:
