@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TuneSettings', 'check_tune_settings', 'tune_settings', 'answer_end', 'training_pairs', 'training_rows', 'answer_bits',
            'add_adapter', 'draw_batches', 'learning_rates', 'take_steps', 'train_adapter', 'adapter_key',
-           'adapters_dir', 'save_adapter', 'find_or_train', 'merge_adapter', 'TunedTeacher', 'tune', 'open_tuned']
+           'adapters_dir', 'save_adapter', 'find_or_train', 'merge_adapter', 'round_weights', 'TunedTeacher', 'tune',
+           'open_tuned']
 
 # %% ../../nbs/15_sft.ipynb #c003
 import json
@@ -169,7 +170,7 @@ def take_steps(
         if keep: keep(t + 1, losses)
     return losses
 
-
+# %% ../../nbs/15_sft.ipynb #c036b
 def train_adapter(
     adapted,  # peft model, from `add_adapter`; its factors are trained in place
     rows: list[tuple[list[int], int]],  # (n,) training rows
@@ -247,7 +248,13 @@ def merge_adapter(
         if not is_a: continue
         weight, b = lm.get_parameter(f"{layer}.weight"), factors[name.replace(".lora_A.", ".lora_B.")]
         weight.data = torch.addmm(weight.data, b, a, alpha=settings.alpha / settings.rank).to(kind)  # one by one: the float32 weights are read, never written
-    for weight in lm.parameters(): weight.data = weight.data.to(kind)  # buffers keep float32
+    return round_weights(lm, precision)
+
+
+def round_weights(lm, precision: str):  # the model in eval mode, without gradients
+    "Round a model's weights in place; its buffers keep float32."
+    import torch
+    for weight in lm.parameters(): weight.data = weight.data.to(getattr(torch, precision))
     return lm.eval().requires_grad_(False)
 
 # %% ../../nbs/15_sft.ipynb #c054

@@ -29,7 +29,7 @@ from .mauve import MauveSettings, mauve_score
 from .prompt_templates import TEMPLATES, synthesize_template, train_rows
 from .profiles import Profile, Prompt, ResynthError, choose_prompt, fill, load_prompts, nearest
 from .retrieval import remembered_encoder
-from .sft import TunedTeacher, TuneSettings, adapter_key, adapters_dir, answer_end, draw_batches, find_or_train, save_adapter, take_steps, training_rows
+from .sft import TunedTeacher, TuneSettings, adapter_key, adapters_dir, answer_end, draw_batches, find_or_train, round_weights, save_adapter, take_steps, training_rows
 from .soft_generation import items_of, synthesize_soft
 from .soft_training import end_token, open_soft, question_bits, question_rows, start_soft
 from .softsrv import context_name, open_context_encoder, scale_contexts, soft_prompt
@@ -231,12 +231,10 @@ def find_or_tune_whole(
 
 def load_whole(spec, folder: Path, precision: str):  # transformers causal language model
     "Load a student whose weights were all tuned."
-    import torch
     from safetensors.torch import load_model
     lm = models.load_lm(spec, "float32")[0]
     load_model(lm, str(folder / WHOLE))
-    for weight in lm.parameters(): weight.data = weight.data.to(getattr(torch, precision))  # buffers keep float32
-    return lm.eval().requires_grad_(False)
+    return round_weights(lm, precision)
 
 # %% ../../nbs/37_soft_bench.ipynb #c035
 class SoftStudent(TunedTeacher):

@@ -186,7 +186,7 @@ def load_context_encoder(
         return np.array(out)
     return encode
 
-
+# %% ../../nbs/30_softsrv.ipynb #c047b
 def context_name(profile: Profile) -> str:  # revision, precision and layers
     "Name the context encoder of a profile by all that decides its vectors."
     spec = profile.models[profile.softsrv["context_model"]]
