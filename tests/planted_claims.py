@@ -22,10 +22,10 @@ def told_columns(paper):
 def empty_table(claim, levels):
     "All rows of a claim's table, its numbers drawn around one half; `levels` are the values of each key, or of several that go together."
     columns = told_columns(claim.paper)[claim.table]
-    sets = {k: v for k, v in levels.items() if set(k if isinstance(k, tuple) else [k]) <= set(columns)}
-    keys = [c for k in sets for c in (k if isinstance(k, tuple) else [k])]
-    rows = itertools.product(*([v if isinstance(k, tuple) else (v,) for v in vs] for k, vs in sets.items()))
-    table = pd.DataFrame([sum(row, ()) for row in rows], columns=keys)
+    many = lambda x: x if isinstance(x, tuple) else (x,)
+    sets = {many(k): [many(v) for v in values] for k, values in levels.items() if set(many(k)) <= set(columns)}
+    keys = [c for k in sets for c in k]
+    table = pd.DataFrame([sum(row, ()) for row in itertools.product(*sets.values())], columns=keys)
     rng = np.random.default_rng(0)
     for c in columns:
         if c not in keys: table[c] = rng.integers(0, 2, len(table)) if c == "correct" else 0.5 + 0.02 * rng.normal(size=len(table))
