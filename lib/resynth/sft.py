@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TuneSettings', 'check_tune_settings', 'tune_settings', 'answer_end', 'training_pairs', 'training_rows', 'answer_bits',
-           'add_adapter', 'draw_batches', 'learning_rates', 'take_steps', 'train_adapter', 'adapter_key',
-           'adapters_dir', 'save_adapter', 'find_or_train', 'merge_adapter', 'round_weights', 'TunedTeacher', 'tune',
-           'open_tuned']
+           'count_answers', 'batch_bits', 'add_adapter', 'draw_batches', 'learning_rates', 'take_steps',
+           'train_adapter', 'adapter_key', 'adapters_dir', 'save_adapter', 'train_and_keep', 'find_or_train',
+           'merge_adapter', 'round_weights', 'TunedTeacher', 'tune', 'open_tuned']
 
 # %% ../../nbs/15_sft.ipynb #c003
 import json
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from . import models
 from .icl import inference_prompt
+from .launch import is_writer, launch, share, take_step
 from .profiles import ModelSpec, Profile, Prompt, ResynthError, choose_prompt
 from .store import open_store, request_key
 from .tasks import Example, Task, format_example, format_input
@@ -100,7 +101,23 @@ def answer_bits(
     shared = shared_prefix([ids for ids, _ in rows])
     c = max(0, min(shared, min(len(ids) - n for ids, n in rows) - 1))
     bits = _score_rows(lm, _read_prefix(lm, rows[0][0][:c]), [(ids[c:], n) for ids, n in rows])
-    return bits.sum() / sum(n for _, n in rows)
+    return bits.sum() / count_answers(rows)
+
+
+def count_answers(rows: list[tuple[list[int], int]]) -> int:  # tokens
+    "Count the answer tokens of rows."
+    return sum(n for _, n in rows)
+
+
+def batch_bits(
+    lm,  # transformers causal language model
+    batch: list[tuple[list[int], int]],  # one or more training rows
+):  # scalar tensor, differentiable: bits of this process's rows, by the answer tokens of the batch
+    "Take this process's part of the price of a batch; without `launch` it is the whole of it."
+    import torch
+    mine = share(batch)
+    if not mine: return torch.zeros((), device=lm.device, requires_grad=True)
+    return answer_bits(lm, mine) * (count_answers(mine) / count_answers(batch))
 
 # %% ../../nbs/15_sft.ipynb #c029
 def _linear_names(lm, layers):
@@ -160,13 +177,8 @@ def take_steps(
     import torch
     optimiser, losses = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0), []
     for t, batch in enumerate(tqdm(batches, desc="tuning", disable=not shows_progress(), leave=False)):
-        loss = answer_bits(lm, [rows[i] for i in batch])
-        losses.append(round(loss.item(), 6))
-        if not math.isfinite(losses[-1]): raise ResynthError(f"fine-tuning: the loss is {losses[-1]} at step {t} of {settings.steps}; lower {field}, which is {settings.lr:g}")
-        optimiser.param_groups[0]["lr"] = float(rates[t])
-        optimiser.zero_grad(set_to_none=True); loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
+        told = lambda value: f"fine-tuning: the loss is {value} at step {t} of {settings.steps}; lower {field}, which is {settings.lr:g}"
+        losses.append(round(take_step(batch_bits(lm, [rows[i] for i in batch]), trained, optimiser, rates[t], told), 6))
         if keep: keep(t + 1, losses)
     return losses
 
@@ -216,6 +228,19 @@ def save_adapter(
         (partial / "losses.json").write_text(json.dumps(losses))
 
 # %% ../../nbs/15_sft.ipynb #c048
+def train_and_keep(
+    spec: ModelSpec, precision: str,  # base model, and of its forward pass
+    rows: list[tuple[list[int], int]],  # training rows
+    settings: TuneSettings, seed: int,  # sizes and rates; of the run
+    folder: Path,  # where; must not exist yet
+    train,  # function(adapted, rows, settings, seed) -> losses
+) -> None:
+    "Train an adapter and write it, as one of the processes that `launch` started or as the only one."
+    adapted = add_adapter(models.load_lm(spec, precision)[0], settings, seed)
+    losses = train(adapted, rows, settings, seed)
+    if is_writer(): save_adapter(adapted, losses, folder)
+
+
 def find_or_train(
     spec: ModelSpec,  # base model
     precision: str,  # of the forward pass while training
@@ -223,14 +248,11 @@ def find_or_train(
     settings: TuneSettings,  # sizes and rates
     seed: int,  # of the run
     key: str,  # from `adapter_key`
-    train=None,  # function(adapted, rows, settings, seed) -> losses; default `train_adapter`
+    train=train_adapter,  # function(adapted, rows, settings, seed) -> losses
 ) -> Path:  # folder of the adapter, checked
     "Find an adapter, or train and keep it; one that is damaged is set aside and trained again."
     folder = adapters_dir() / key
-    def make():
-        adapted = add_adapter(models.load_lm(spec, precision)[0], settings, seed)
-        save_adapter(adapted, (train or train_adapter)(adapted, rows, settings, seed), folder)
-    return models.find_or_make(folder, make)
+    return models.find_or_make(folder, lambda: launch(spec.processes, train_and_keep, spec, precision, rows, settings, seed, folder, train))
 
 # %% ../../nbs/15_sft.ipynb #c050
 def merge_adapter(

@@ -6,16 +6,18 @@
 __all__ = ['LOST', 'BEFORE', 'WHOLE', 'CURVED', 'GENERAL', 'EACH', 'SIMILAR', 'LEAST', 'SoftBench', 'context_encoder',
            'open_soft_bench', 'splits_of', 'kind_of', 'mixture_name', 'most_rows', 'make_rows', 'soft_losses',
            'contamination_table', 'reconstruction_bits', 'empty_prompt', 'StudentSettings', 'student_settings',
-           'warm_rates', 'train_student', 'find_or_tune_whole', 'load_whole', 'SoftStudent', 'end_of_answer',
-           'open_student', 'curve_steps', 'student_of', 'answer_items', 'method_outcomes', 'grid_outcomes',
-           'train_room', 'compared_methods', 'curve_outcomes', 'transfer_outcomes', 'size_outcomes', 'bases_outcomes',
-           'general_pairs', 'mix_pairs', 'mixture_outcomes', 'similar_methods', 'question_sets', 'similarity_outcomes']
+           'warm_rates', 'train_student', 'tune_whole', 'find_or_tune_whole', 'load_whole', 'train_points',
+           'SoftStudent', 'end_of_answer', 'open_student', 'curve_steps', 'student_of', 'answer_items',
+           'method_outcomes', 'grid_outcomes', 'train_room', 'compared_methods', 'curve_outcomes', 'transfer_outcomes',
+           'size_outcomes', 'bases_outcomes', 'general_pairs', 'mix_pairs', 'mixture_outcomes', 'similar_methods',
+           'question_sets', 'similarity_outcomes']
 
 # %% ../../nbs/37_soft_bench.ipynb #c003
 import json
 import math
 import re
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from . import models
 from .aide_bench import open_named
 from .comparison import has_room
 from .embedded_choices import embedded_choices
+from .launch import is_writer, launch
 from .mauve import MauveSettings, mauve_score
 from .prompt_templates import TEMPLATES, synthesize_template, train_rows
 from .profiles import Profile, Prompt, ResynthError, choose_prompt, fill, load_prompts, nearest
@@ -210,6 +213,20 @@ def train_student(
 WHOLE = "model.safetensors"
 
 
+def tune_whole(
+    spec, rows: list[tuple[list[int], int]], settings: StudentSettings, seed: int,  # as in `find_or_tune_whole`
+    folder: Path,  # where; must not exist yet
+) -> None:
+    "Tune all weights of a student and write them, as one of the processes that `launch` started or as the only one."
+    from safetensors.torch import save_model
+    lm = models.load_lm(spec, "float32")[0].requires_grad_(True)
+    losses = train_student(lm, list(lm.parameters()), rows, settings, seed)
+    if not is_writer(): return
+    with models.write_whole(folder, "student") as new:
+        save_model(lm, str(new / WHOLE))
+        (new / "losses.json").write_text(json.dumps(losses))
+
+
 def find_or_tune_whole(
     spec,  # ModelSpec of the student
     rows: list[tuple[list[int], int]],  # training rows
@@ -218,15 +235,8 @@ def find_or_tune_whole(
     key: str,  # from `adapter_key`
 ) -> Path:  # folder of the student, checked
     "Find a student whose weights were all tuned, or tune and keep it; a damaged one is set aside and tuned again."
-    from safetensors.torch import save_model
     folder = adapters_dir() / key
-    def make():
-        lm = models.load_lm(spec, "float32")[0].requires_grad_(True)
-        losses = train_student(lm, list(lm.parameters()), rows, settings, seed)
-        with models.write_whole(folder, "student") as partial:
-            save_model(lm, str(partial / WHOLE))
-            (partial / "losses.json").write_text(json.dumps(losses))
-    return models.find_or_make(folder, make)
+    return models.find_or_make(folder, lambda: launch(spec.processes, tune_whole, spec, rows, settings, seed, folder))
 
 
 def load_whole(spec, folder: Path, precision: str):  # transformers causal language model
@@ -237,6 +247,19 @@ def load_whole(spec, folder: Path, precision: str):  # transformers causal langu
     return round_weights(lm, precision)
 
 # %% ../../nbs/37_soft_bench.ipynb #c035
+def train_points(
+    adapted, rows: list[tuple[list[int], int]], settings: StudentSettings, seed: int,  # as in `sft.train_adapter`
+    points: dict[int, str],  # steps: key of the adapter that is kept then
+) -> list[float]:  # (stop,) loss before each step, bits a token
+    "Train LoRA factors and keep them at some steps on the way, too."
+    lm = adapted.get_base_model()
+    lm.set_attn_implementation("eager")  # the fused one goes back slowly on a CPU
+    def keep(t, losses):
+        folder = adapters_dir() / points.get(t, "")
+        if t in points and is_writer() and not folder.is_dir(): save_adapter(adapted, losses, folder)
+    return train_student(lm, [p for p in adapted.parameters() if p.requires_grad], rows, settings, seed, keep)
+
+
 class SoftStudent(TunedTeacher):
     "A student of SoftSRV, tuned on first use."
 
@@ -245,18 +268,10 @@ class SoftStudent(TunedTeacher):
         super().__init__(base, rows, settings, seed)
         self.points = {t: adapter_key(base.revision, rows, replace(settings, stop=t), seed) for t in points if t < settings.stop}
 
-    def _train(self, adapted, rows, settings, seed):
-        lm = adapted.get_base_model()
-        lm.set_attn_implementation("eager")  # the fused one goes back slowly on a CPU
-        def keep(t, losses):
-            folder = adapters_dir() / self.points.get(t, "")
-            if t in self.points and not folder.is_dir(): save_adapter(adapted, losses, folder)
-        return train_student(lm, [p for p in adapted.parameters() if p.requires_grad], rows, settings, seed, keep)
-
     @property
     def folder(self):
         if not self.settings.rank: return find_or_tune_whole(self.spec, self.rows, self.settings, self.seed, self.key)
-        return find_or_train(self.spec, self.precision, self.rows, self.settings, self.seed, self.key, self._train)
+        return find_or_train(self.spec, self.precision, self.rows, self.settings, self.seed, self.key, partial(train_points, points=self.points))
 
     def load(self): return super().load() if self.settings.rank else load_whole(self.spec, self.folder, self.precision)
 

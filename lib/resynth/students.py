@@ -6,8 +6,8 @@
 __all__ = ['StudentSettings', 'check_student_settings', 'label_positions', 'check_training_rows', 'student_tokenizer',
            'student_config', 'Student', 'uses_mean_pooling', 'open_student', 'row_logits', 'predict_rows',
            'accuracy_of', 'epoch_batches', 'linear_rates', 'train_epoch', 'train_student', 'StudentRun', 'students_dir',
-           'student_key', 'run_student', 'StudentScores', 'spread', 'apply_rerun_rule', 'evaluate_students',
-           'write_random_encoder']
+           'student_key', 'train_and_ask', 'run_student', 'StudentScores', 'spread', 'apply_rerun_rule',
+           'evaluate_students', 'write_random_encoder']
 
 # %% ../../nbs/45_students.ipynb #c003
 import io
@@ -23,6 +23,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from . import models
+from .launch import is_writer, launch, share, take_step
 from .profiles import ModelSpec, ResynthError, nearest
 from .runs import write_whole
 from .store import request_key
@@ -240,16 +241,14 @@ def train_epoch(
     "Take one step a batch. Errors: a loss that is not finite."
     import torch
     total, weights = 0.0, optimiser.param_groups[0]["params"]
+    told = lambda value: f"student: the loss is {value}; lower lr, which is {student.settings.lr}"
     for module in student.modules(): module.train()
     for at, rate in zip(batches, rates, strict=True):
-        logits = row_logits(student, [rows[i] for i in at])
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(gold[at], device=logits.device))
-        if not math.isfinite(value := loss.item()): raise ResynthError(f"student: the loss is {value}; lower lr, which is {student.settings.lr}")
-        optimiser.param_groups[0]["lr"] = float(rate)
-        optimiser.zero_grad(set_to_none=True); loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        total += value * len(at)
+        loss, mine = torch.zeros((), device=student.model.device, requires_grad=True), share(at)
+        if len(mine):  # of this process; all of the batch, if it is the only one
+            logits = row_logits(student, [rows[i] for i in mine])
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(gold[mine], device=logits.device)) * (len(mine) / len(at))
+        total += take_step(loss, weights, optimiser, rate, told) * len(at)
     return total / len(rows)
 
 # %% ../../nbs/45_students.ipynb #c032
@@ -326,6 +325,21 @@ def _read_run(path):
         models.set_aside(path, type(e).__name__)
 
 # %% ../../nbs/45_students.ipynb #c041
+def train_and_ask(
+    spec: ModelSpec,  # an encoder of a profile
+    texts: list[str], labels: list[str], label_space: tuple[str, ...],  # (n,) training rows, and the space
+    ask: list[str],  # (m,) texts to classify
+    settings: StudentSettings, seed: int, record: bool,  # of the training
+    path: Path,  # where the answers go
+) -> None:
+    "Train a student and write what it says, as one of the processes that `launch` started or as the only one."
+    student = train_student(spec, texts, labels, label_space, settings, seed, record)
+    if not is_writer(): return
+    none = np.zeros((0, 0))
+    run = StudentRun(student.predict(ask), np.array(student.losses), student.history if record else none, student.hits if record else none.astype(bool))
+    write_whole(path, _pack_run(run))
+
+
 def run_student(
     spec: ModelSpec,  # an encoder of a profile
     texts: list[str], labels: list[str], label_space: tuple[str, ...],  # (n,) training rows, and the space
@@ -340,10 +354,8 @@ def run_student(
     with FileLock(path.with_suffix(".lock")):
         run = _read_run(path)
         if run is None:
-            student = train_student(spec, texts, labels, label_space, settings, seed, record)
-            none = np.zeros((0, 0))
-            run = StudentRun(student.predict(ask), np.array(student.losses), student.history if record else none, student.hits if record else none.astype(bool))
-            write_whole(path, _pack_run(run))
+            launch(spec.processes, train_and_ask, spec, texts, labels, label_space, ask, settings, seed, record, path)
+            run = _read_run(path)
     return run
 
 # %% ../../nbs/45_students.ipynb #c045

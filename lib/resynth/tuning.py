@@ -7,14 +7,14 @@ __all__ = ['EpochSettings', 'check_epoch_settings', 'epoch_settings', 'split_row
            'EpochTuned', 'tune_by_epochs']
 
 # %% ../../nbs/24_tuning.ipynb #c003
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from tqdm import tqdm
 
 from .profiles import Profile, Prompt, ResynthError
-from .sft import TunedTeacher, TuneSettings, answer_bits, check_tune_settings, find_or_train, training_pairs, training_rows
+from .launch import take_step
+from .sft import TunedTeacher, TuneSettings, answer_bits, batch_bits, check_tune_settings, count_answers, find_or_train, training_pairs, training_rows
 from .store import open_store
 from .tasks import Example, Task
 from .teacher import LocalTeacher, StoredTeacher, shows_progress
@@ -61,8 +61,8 @@ def validation_bits(lm, rows: list[tuple[list[int], int]], batch: int) -> float:
     import torch
     with torch.no_grad():
         parts = [rows[i:i + batch] for i in range(0, len(rows), batch)]
-        bits = sum(answer_bits(lm, part).item() * sum(n for _, n in part) for part in parts)
-    return round(bits / sum(n for _, n in rows), 6)
+        bits = sum(answer_bits(lm, part).item() * count_answers(part) for part in parts)
+    return round(bits / count_answers(rows), 6)
 
 
 def _factors(adapted): return {k: v.detach().clone() for k, v in adapted.named_parameters() if v.requires_grad}
@@ -79,19 +79,13 @@ def _mixed(adapted):
 
 def _epoch(adapted, trained, rows, optimiser, accelerator, rates, settings, rng):
     "One pass over the rows; returns the loss of each step."
-    import torch
     from peft.helpers import disable_input_dtype_casting
     order, losses = rng.permutation(len(rows)), []
+    told = lambda value: f"fine-tuning: the loss is {value}; lower lr, which is {settings.lr}"
     for start in range(0, len(rows), settings.batch):
         with accelerator.autocast(), disable_input_dtype_casting(adapted):
-            loss = answer_bits(adapted.get_base_model(), [rows[i] for i in order[start:start + settings.batch]])
-        losses.append(round(loss.item(), 6))
-        if not math.isfinite(losses[-1]): raise ResynthError(f"fine-tuning: the loss is {losses[-1]}; lower lr, which is {settings.lr}")
-        for group in optimiser.param_groups: group["lr"] = next(rates)
-        optimiser.zero_grad()
-        accelerator.backward(loss)
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimiser.step()
+            loss = batch_bits(adapted.get_base_model(), [rows[i] for i in order[start:start + settings.batch]])
+        losses.append(round(take_step(loss, trained, optimiser, next(rates), told), 6))
     return losses
 
 # %% ../../nbs/24_tuning.ipynb #c013
@@ -104,10 +98,9 @@ def train_epochs(
     "Train by epochs and keep the factors of the lowest validation loss. AIDE, App. E."
     import torch
     kept, held = ([rows[i] for i in part] for part in split_rows(len(rows), settings.validation, seed))
-    accelerator = _mixed(adapted)
-    optimiser = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=settings.lr, weight_decay=0.0)
-    adapted, optimiser = accelerator.prepare(adapted, optimiser)
-    lm, trained, rng = adapted.get_base_model(), [p for p in adapted.parameters() if p.requires_grad], np.random.default_rng(seed)
+    accelerator, lm, rng = _mixed(adapted), adapted.get_base_model(), np.random.default_rng(seed)
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=0.0)
     n_steps = settings.epochs * -(-len(kept) // settings.batch)
     rates, train = iter(settings.lr * (1 - t / n_steps) for t in range(n_steps)), []
     validation, best = [validation_bits(lm, held, settings.batch)], _factors(adapted)
