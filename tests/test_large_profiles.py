@@ -8,7 +8,7 @@ from resynth.models import stand_in, write_random_lm
 from resynth.profiles import choose_prompt, load_profile
 from resynth.vsynthesis import synthesis_prompt
 
-SMALL = dict(n_test=2, n_labelled=3, n_inputs=2, source="embedded", max_new_tokens=8, mean_tokens=12)
+SMALL = dict(n_test=2, n_labelled=3, n_inputs=2, source="embedded", max_new_tokens=8, max_field_tokens=16, mean_tokens=12)
 
 
 @pytest.fixture(scope="module", params=[("gpu", "qwen2"), ("paper", "llama")], ids=["gpu", "paper"])
