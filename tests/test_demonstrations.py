@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import fails
 
-from resynth.demonstrations import BM25Retriever, rank_top, select_demonstrations, tokenize_words
+from resynth.demonstrations import BM25Retriever, count_words, rank_top, select_demonstrations, tokenize_words
 from resynth.tasks import Example, make_task
 
 
@@ -64,11 +64,11 @@ def test_empty_corpus_and_wordless_documents():
     assert np.isfinite(BM25Retriever(["", "?!"]).scores(["a"])).all()
 
 
-def test_chunks_do_not_change_anything():
-    retriever, queries = BM25Retriever(random_texts(50, 7)), random_texts(30, 8)
-    retriever.n, whole = 50, retriever.search(queries, 5)
-    retriever.iterate = lambda qs: ((i, retriever.scores([q])[0]) for i, q in enumerate(qs))
-    assert np.array_equal(retriever.search(queries, 5)[0], whole[0])
+def test_company_does_not_change_anything():
+    retriever, queries = BM25Retriever(random_texts(50, 7)), [*random_texts(30, 8), "of none known", ""]
+    product = (count_words(queries, retriever.vocabulary)[0] @ retriever.weights).toarray()  # of two sparse matrices
+    assert np.array_equal(retriever.scores(queries), product) and (product[:30].max(axis=1) > 0).all() and not product[-1].any()
+    assert np.array_equal(retriever.search(queries, 5)[0], [retriever.search([q], 5)[0][0] for q in queries])
 
 
 def test_an_example_never_gets_itself(task):

@@ -40,10 +40,10 @@ def rank_top(
     "Pick the k best without sorting them all."
     best = np.arange(len(scores))
     if 0 < k < len(scores):
-        last = np.round(np.partition(scores, len(scores) - k)[len(scores) - k], 9)  # rounding keeps the order
-        best = np.flatnonzero(scores >= last - 1e-8)
-        best = best[np.round(scores[best], 9) >= last]
-    return best[np.argsort(-np.round(scores[best], 9), kind="stable")][:k]
+        last = np.partition(scores, len(scores) - k)[len(scores) - k]
+        best = np.flatnonzero(scores >= last - 1e-8)  # the few for which rounding matters
+    rounded = np.round(scores[best], 9)  # keeps the order
+    return best[np.argsort(-rounded, kind="stable")][:k]
 
 # %% ../../nbs/07_demonstrations.ipynb #c027
 def count_words(
@@ -88,7 +88,7 @@ def scores(
     queries: list[str], # q texts
 ) -> np.ndarray: # (q, documents) float
     "Score all documents for each query."
-    return (count_words(queries, self.vocabulary)[0] @ self.weights).toarray()
+    return np.array([row for _, row in self.iterate(queries)]).reshape(len(queries), self.n)
 
 
 @patch
@@ -96,10 +96,10 @@ def iterate(
     self: BM25Retriever,
     queries: list[str], # q texts
 ): # yields (number of the query, its (documents,) scores)
-    "Score queries in chunks that fit the memory."
-    step = max(1, 500_000 // self.n)  # 4 MB of scores stay near the processor
-    for start in range(0, len(queries), step):
-        yield from enumerate(self.scores(queries[start:start + step]), start)
+    "Score one query after the other: the rows of its words, added into one row of scores."
+    counts, _ = count_words(queries, self.vocabulary)
+    for i, (start, end) in enumerate(zip(counts.indptr, counts.indptr[1:])):
+        yield i, self.weights[counts.indices[start:end]].T @ counts.data[start:end]
 
 # %% ../../nbs/07_demonstrations.ipynb #c035
 @patch
