@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['GOAL_COLUMNS', 'SIZES', 'race', 'read_goals', 'one_row', 'raced', 'is_installed', 'growth_exponent', 'judge_rows',
            'Listener', 'vscore_pairs', 'score_naively', 'ideal_ratio', 'scoring_rows', 'rank_agreement',
-           'scoring_equality', 'generation_prompts', 'writing', 'generate_stock', 'generation_rows', 'homogeneity',
-           'distribution_rows', 'zipf_texts', 'bleu_rows', 'bm25_rows', 'dense_rows', 'mauve_rows', 'time_split',
-           'page_shares', 'performance_sizes', 'draw_growth', 'finish_timings']
+           'scoring_equality', 'generation_prompts', 'writing', 'generate_stock', 'pace', 'generation_rows',
+           'continuous_rows', 'homogeneity', 'distribution_rows', 'zipf_texts', 'bleu_rows', 'bm25_rows', 'dense_rows',
+           'mauve_rows', 'time_split', 'page_shares', 'performance_sizes', 'draw_growth', 'finish_timings']
 
 # %% ../../nbs/91_performance.ipynb #c003
 import importlib.util
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from . import models
 from .bench import labelled_examples, open_bench, pool_outcomes, synthesize
 from .demonstrations import tokenize_words
 from .mauve import MauveSettings, mauve_score
@@ -214,6 +216,14 @@ def generate_stock(
     return made
 
 # %% ../../nbs/91_performance.ipynb #c033
+def pace(
+    write: Callable,  # function() -> tokens written
+) -> tuple[int, float]:  # tokens, seconds
+    "Time writing."
+    began = time.perf_counter()
+    return write(), time.perf_counter() - began
+
+
 def generation_rows(
     bench,  # of `open_bench`
     sizes: list[int],  # prompts
@@ -222,19 +232,41 @@ def generation_rows(
 ) -> list[dict]:
     "Race the teacher's writing against stock `generate`, in seconds a kept token."
     teacher, sampling, rows = bench.teacher.teacher, writing(n_samples), []
-    def pace(call):
-        began = time.perf_counter()
-        return sum(call()), time.perf_counter() - began
+    stock_pace = lambda *options: pace(lambda: sum(map(len, generate_stock(teacher, *options))))
     for n in sizes:
         prompts = generation_prompts(bench, n)
-        tokens, seconds = pace(lambda: [c.tokens for row in teacher.generate(prompts, sampling) for c in row])
-        stock = {b: pace(lambda: map(len, generate_stock(teacher, prompts, sampling, b))) for b in batches}
+        tokens, seconds = pace(lambda: sum(c.tokens for row in teacher.generate(prompts, sampling) for c in row))
+        stock = {b: stock_pace(prompts, sampling, b) for b in batches}
         best = min(batches, key=lambda b: stock[b][1] / stock[b][0])
-        alone, took = pace(lambda: map(len, generate_stock(teacher, prompts[::-(-n // 2)], writing(1), 1)))
+        alone, took = stock_pace(prompts[::-(-n // 2)], writing(1), 1)
         speed = tokens / seconds
         rows.append(one_row("generation", "generate, best batch", n * n_samples, speed * stock[best][1] / stock[best][0], seconds, f"best of {', '.join(map(str, batches))}: {best}"))
         rows.append(one_row("generation", "generate, one at a time", n * n_samples, speed * took / alone, seconds))
     return rows
+
+# %% ../../nbs/91_performance.ipynb #c033c
+def continuous_rows(
+    bench,  # of `open_bench`
+    n: int,  # prompts; 0 measures nothing, as its paged cache alone takes half a minute to set up here
+    n_samples: int,  # of each
+) -> list[dict]:
+    "Race the teacher's writing against continuous batching of `transformers`, in seconds a token."
+    from transformers import GenerationConfig
+    if not n: return [one_row("generation", "generate_batch, continuous", 0, note="not at this size")]
+    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
+    teacher, sampling, prompts = bench.teacher.teacher, writing(n_samples), generation_prompts(bench, n)
+    config = GenerationConfig(do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p, top_k=0, max_new_tokens=sampling.max_new_tokens,
+                              eos_token_id=sorted(teacher.ends), pad_token_id=min(teacher.ends))
+    requests = [ids for ids, _ in encode_prompts(teacher, [(p, "") for p in prompts]) for _ in range(n_samples)]
+    with models.quiet_transformers():
+        lm = models.load_lm(teacher.spec, teacher.precision)[0]
+        lm.set_attn_implementation("sdpa")
+        write = lambda some: sum(len(r.generated_tokens) for r in lm.generate_batch(some, config, warmup=False, persistent_manager=True).values())
+        write(requests[:1])  # its cache is set up once
+        theirs = pace(lambda: write(requests))
+        lm.destroy_cached_continuous_batching_manager()
+    ours = pace(lambda: sum(c.tokens for row in teacher.generate(prompts, sampling) for c in row))
+    return [one_row("generation", "generate_batch, continuous", n * n_samples, theirs[1] / theirs[0] * ours[0] / ours[1], ours[1])]
 
 # %% ../../nbs/91_performance.ipynb #c035
 def homogeneity(
@@ -392,8 +424,8 @@ def page_shares(
     return pd.DataFrame([dict(page=k, share=v / sum(told.values())) for k, v in told.items()], columns=["page", "share"]).sort_values("share", ascending=False, ignore_index=True)
 
 # %% ../../nbs/91_performance.ipynb #c052
-SIZES = {"tiny": dict(score=[1, 2, 4], equal=3, write=[1, 2, 3], samples=2, batches=[6], draws=50, bleu=[100, 200, 400], bm25=[200, 400, 800], dense=[500, 1000, 2000], mauve=[60, 90, 120]),
-         "full": dict(score=[4, 12, 32], equal=12, write=[6, 12, 24], samples=4, batches=[32, 96], draws=600, bleu=[1000, 3000, 10000], bm25=[2000, 8000, 32000],
+SIZES = {"tiny": dict(score=[1, 2, 4], equal=3, write=[1, 2, 3], continuous=0, samples=2, batches=[6], draws=50, bleu=[100, 200, 400], bm25=[200, 400, 800], dense=[500, 1000, 2000], mauve=[60, 90, 120]),
+         "full": dict(score=[4, 12, 32], equal=12, write=[6, 12, 24], continuous=6, samples=4, batches=[32, 96], draws=600, bleu=[1000, 3000, 10000], bm25=[2000, 8000, 32000],
                       dense=[2000, 8000, 32000], mauve=[250, 500, 1000])}
 
 def performance_sizes(profile): return SIZES["tiny" if profile.name == "smoke" else "full"]
