@@ -190,6 +190,9 @@ def test_overlap_by_hand():
     kept, lost = C.remove_overlap(pd.DataFrame(dict(question=made)), test, [Example("s", "The seed", "A")])
     assert list(kept.question) == [made[0], made[4]] and lost == {"test item": 1, "seed": 1, "overlap": 1}
     assert len(C.remove_overlap(pd.DataFrame(dict(question=made)), [], [])[0]) == 5
+    worded = [*test, Example("v", " ".join([*words[3:16], "z"]), "B")]  # the run is now of two items; one with another word beside it is not
+    kept, lost = C.remove_overlap(pd.DataFrame(dict(question=[*made, " ".join(["q", *words[6:19]])])), worded)
+    assert lost == {"test item": 1, "seed": 0, "overlap": 1} and made[1] in list(kept.question)
 
 
 def test_questions_with_an_option_twice_are_left_out_and_counted(tmp_path, monkeypatch, capsys):

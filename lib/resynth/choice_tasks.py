@@ -424,7 +424,8 @@ def remove_overlap(
     "Take rows out that a test item or a seed shines through."
     plain = lambda text: " ".join(_words(text))
     known = {**{plain(e.question): "seed" for e in seeds}, **{plain(e.question): "test item" for e in test}}
-    grams = {gram for e in test for gram in ngrams(_words(e.question), order)}
+    held = Counter(gram for e in test for gram in set(ngrams(_words(e.question), order)))
+    grams = {gram for gram, items in held.items() if items == 1}  # a run of several items is the task's wording
     why = [known.get(plain(q)) or ("overlap" if grams.intersection(ngrams(_words(q), order)) else "") for q in frame["question"]]
     lost = Counter(w for w in why if w)
     return frame[np.array([not w for w in why], bool)].reset_index(drop=True), {k: lost[k] for k in ("test item", "seed", "overlap")}
