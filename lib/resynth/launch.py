@@ -46,7 +46,7 @@ def add_up(
         for part in (total, *(w.grad for w in weights)): torch.distributed.all_reduce(part)
     return total.item()
 
-
+# %% ../../nbs/06d_launch.ipynb #c006b
 def take_step(
     loss,  # scalar tensor: this process's part of the loss of a batch
     weights: list,  # parameters that are trained, in place
@@ -118,7 +118,7 @@ def _death(log):
     if status: return f"one ended with status {status[1]} and no message{' (killed, most likely for want of memory)' * (status[1] == '-9')}"
     return (printed.strip().splitlines() or ["they ended without a message"])[-1]
 
-
+# %% ../../nbs/06d_launch.ipynb #c012b
 def _stop_with_parent():
     os.read(0, 1)  # waits; nothing is ever written
     os._exit(1)

@@ -513,7 +513,7 @@ class ModelSpec:
     actors: int = 2      # processes of that cluster
     processes: int = 1   # processes that train it
 
-
+# %% ../../nbs/00_profiles.ipynb #c038b
 @dataclass(frozen=True)
 class TaskSizes:
     "A task as a profile sizes it."
