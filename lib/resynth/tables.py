@@ -24,7 +24,7 @@ from .comparison import Interval, accuracy_table, compare, has_room
 from .consistency import METRICS, CountingEncoder, embedding_scorer, growth_exponent, make_scorer, measure_cost
 from .datasets import question_key, to_examples
 from .models import load_encoder, model_revision
-from .plots import PAGE, method_style
+from .plots import PAGE, draw_level, method_style
 from .profiles import Profile, ResynthError, choose_prompt
 from .retrieval import remembered_encoder
 from .sampling import sample_proportionally
@@ -435,7 +435,7 @@ def draw_ratios(
     panels[0].plot(range(len(rows)), rows.em, line, color=colour, marker=marker, ms=4, lw=1.4)
     panels[0].fill_between(range(len(rows)), rows.low, rows.high, color=colour, alpha=0.2, lw=0)
     for method, side in (("zero-shot", "left"), ("gold", "right")):
-        _level(panels[0], method, float(table.em[table.method == method].iloc[0]), side)
+        draw_level(panels[0], method, float(table.em[table.method == method].iloc[0]), side)
     panels[0].set(title="exact match", ylabel="exact match, 95% interval")
     for axes, value, label in zip(panels[1:], ("consistency", "diversity"), ("mean V-Score, bits", "1 − Self-BLEU-4, equal size")):
         at = curves.ratio.map({r: k for k, r in enumerate(sorted(curves.ratio.unique()))})
@@ -450,9 +450,3 @@ def draw_ratios(
         axes.set(xlabel="sample ratio r"); axes.margins(x=0.08); axes.grid(False, axis="x")
     return figure
 
-
-def _level(axes, method, height, side):
-    "A named horizontal line; the name stands on one side, so that two lines at one height can both be read."
-    axes.axhline(height, color="0.3", ls=method_style(method)[2], lw=1)
-    at = 0.02 if side == "left" else 0.98
-    axes.annotate(method, (at, height), xycoords=("axes fraction", "data"), ha=side, va="bottom", color="0.3")
