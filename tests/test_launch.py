@@ -46,8 +46,8 @@ def test_an_adapter_is_that_of_one_process(tiny_lm, tmp_path, monkeypatch, setti
     told, losses = (x["train"] + x["validation"] if isinstance(x, dict) else x for x in (told, losses))
     assert told == pytest.approx(losses, abs=2e-5) and len(told) >= 4
     assert distance(alone, shared) < 1e-3
-    monkeypatch.setattr(sft, "share", lambda batch: batch[::2]), monkeypatch.setattr(launch, "share", lambda batch: batch[::2])
-    half, fewer = adapters(tiny_lm, settings, train, tmp_path / "half", monkeypatch)  # a process that nobody adds to
+    monkeypatch.setattr(launch, "share", lambda batch: batch[::2])
+    half, _ = adapters(tiny_lm, settings, train, tmp_path / "half", monkeypatch)  # a process that nobody adds to
     assert distance(alone, half) > 1e-2
     assert (tmp_path / "two" / "half").is_dir() == isinstance(train, partial)
 

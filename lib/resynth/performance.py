@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GOAL_COLUMNS', 'SIZES', 'race', 'read_goals', 'one_row', 'raced', 'is_installed', 'growth_exponent', 'judge_rows',
            'Listener', 'vscore_pairs', 'score_naively', 'ideal_ratio', 'scoring_rows', 'rank_agreement',
-           'scoring_equality', 'generation_prompts', 'writing', 'generate_stock', 'pace', 'generation_rows',
+           'scoring_equality', 'generation_prompts', 'writing', 'generate_stock', 'pace', 'own_pace', 'generation_rows',
            'continuous_rows', 'homogeneity', 'distribution_rows', 'zipf_texts', 'bleu_rows', 'bm25_rows', 'dense_rows',
            'mauve_rows', 'time_split', 'page_shares', 'performance_sizes', 'draw_growth', 'finish_timings']
 
@@ -224,6 +224,15 @@ def pace(
     return write(), time.perf_counter() - began
 
 
+def own_pace(
+    teacher: LocalTeacher,
+    prompts: list[str],
+    sampling: Sampling,
+) -> tuple[int, float]:  # tokens kept, seconds
+    "Time the teacher's writing."
+    return pace(lambda: sum(c.tokens for row in teacher.generate(prompts, sampling) for c in row))
+
+# %% ../../nbs/91_performance.ipynb #c033a
 def generation_rows(
     bench,  # of `open_bench`
     sizes: list[int],  # prompts
@@ -235,7 +244,7 @@ def generation_rows(
     stock_pace = lambda *options: pace(lambda: sum(map(len, generate_stock(teacher, *options))))
     for n in sizes:
         prompts = generation_prompts(bench, n)
-        tokens, seconds = pace(lambda: sum(c.tokens for row in teacher.generate(prompts, sampling) for c in row))
+        tokens, seconds = own_pace(teacher, prompts, sampling)
         stock = {b: stock_pace(prompts, sampling, b) for b in batches}
         best = min(batches, key=lambda b: stock[b][1] / stock[b][0])
         alone, took = stock_pace(prompts[::-(-n // 2)], writing(1), 1)
@@ -265,7 +274,7 @@ def continuous_rows(
         write(requests[:1])  # its cache is set up once
         theirs = pace(lambda: write(requests))
         lm.destroy_cached_continuous_batching_manager()
-    ours = pace(lambda: sum(c.tokens for row in teacher.generate(prompts, sampling) for c in row))
+    ours = own_pace(teacher, prompts, sampling)
     return [one_row("generation", "generate_batch, continuous", n * n_samples, theirs[1] / theirs[0] * ours[0] / ours[1], ours[1])]
 
 # %% ../../nbs/91_performance.ipynb #c035

@@ -133,7 +133,7 @@ def draw_level(
     at = 0.02 if side == "left" else 0.98
     axes.annotate(method, (at, height), xycoords=("axes fraction", "data"), ha=side, va=edge, fontsize=8, color="0.3")
 
-
+# %% ../../nbs/09c_plots.ipynb #c021b
 def curve_with_band(
     table: pd.DataFrame, # a row a point: x, value, low, high; method if there are several
     x: str, # column of the factor

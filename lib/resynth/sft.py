@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from . import models
 from .icl import inference_prompt
-from .launch import is_writer, launch, share, take_step
+from .launch import is_writer, launch, share_loss, take_step
 from .profiles import ModelSpec, Profile, Prompt, ResynthError, choose_prompt
 from .store import open_store, request_key
 from .tasks import Example, Task, format_example, format_input
@@ -114,10 +114,7 @@ def batch_bits(
     batch: list[tuple[list[int], int]],  # one or more training rows
 ):  # scalar tensor, differentiable: bits of this process's rows, by the answer tokens of the batch
     "Take this process's part of the price of a batch; without `launch` it is the whole of it."
-    import torch
-    mine = share(batch)
-    if not mine: return torch.zeros((), device=lm.device, requires_grad=True)
-    return answer_bits(lm, mine) * (count_answers(mine) / count_answers(batch))
+    return share_loss(batch, lambda mine: answer_bits(lm, mine), lm.device, count_answers)
 
 # %% ../../nbs/15_sft.ipynb #c029
 def _linear_names(lm, layers):

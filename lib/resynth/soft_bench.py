@@ -259,7 +259,7 @@ def train_points(
         if t in points and is_writer() and not folder.is_dir(): save_adapter(adapted, losses, folder)
     return train_student(lm, [p for p in adapted.parameters() if p.requires_grad], rows, settings, seed, keep)
 
-
+# %% ../../nbs/37_soft_bench.ipynb #c035b
 class SoftStudent(TunedTeacher):
     "A student of SoftSRV, tuned on first use."
 

@@ -23,7 +23,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from . import models
-from .launch import is_writer, launch, share, take_step
+from .launch import is_writer, launch, share_loss, take_step
 from .profiles import ModelSpec, ResynthError, nearest
 from .runs import write_whole
 from .store import request_key
@@ -243,12 +243,11 @@ def train_epoch(
     total, weights = 0.0, optimiser.param_groups[0]["params"]
     told = lambda value: f"student: the loss is {value}; lower lr, which is {student.settings.lr}"
     for module in student.modules(): module.train()
+    def price(at):
+        logits = row_logits(student, [rows[i] for i in at])
+        return torch.nn.functional.cross_entropy(logits, torch.tensor(gold[at], device=logits.device))
     for at, rate in zip(batches, rates, strict=True):
-        loss, mine = torch.zeros((), device=student.model.device, requires_grad=True), share(at)
-        if len(mine):  # of this process; all of the batch, if it is the only one
-            logits = row_logits(student, [rows[i] for i in mine])
-            loss = torch.nn.functional.cross_entropy(logits, torch.tensor(gold[mine], device=logits.device)) * (len(mine) / len(at))
-        total += take_step(loss, weights, optimiser, rate, told) * len(at)
+        total += take_step(share_loss(at, price, student.model.device), weights, optimiser, rate, told) * len(at)
     return total / len(rows)
 
 # %% ../../nbs/45_students.ipynb #c032

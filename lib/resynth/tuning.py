@@ -64,7 +64,7 @@ def validation_bits(lm, rows: list[tuple[list[int], int]], batch: int) -> float:
         bits = sum(answer_bits(lm, part).item() * count_answers(part) for part in parts)
     return round(bits / count_answers(rows), 6)
 
-
+# %% ../../nbs/24_tuning.ipynb #c012b
 def _factors(adapted): return {k: v.detach().clone() for k, v in adapted.named_parameters() if v.requires_grad}
 
 
