@@ -9,6 +9,14 @@ from resynth.profiles import load_profile, load_prompts
 from resynth.students import write_random_encoder
 
 
+SLOW = {"test_interrupt", "test_kill", "test_launch", "test_prompt_templates", "test_remote_teacher", "test_soft_bench", "test_students", "test_vsynthesis"}
+
+
+def pytest_collection_modifyitems(items):
+    "Slow files first: of two processes none waits long for the other at the end."
+    items.sort(key=lambda item: item.path.stem not in SLOW)
+
+
 @pytest.fixture(scope="session")
 def profile():
     "The smallest profile, its teacher in float32, so that values by two ways can be compared."

@@ -20,10 +20,11 @@ def bench(request, tmp_path_factory):
     folder, embedded = tmp_path_factory.mktemp(name), load_profile("smoke").models["teacher"]
     changes = {f"choice_task.{t}.{k}": v for t in ("arc_challenge", "implicatures") for k, v in dict(source="embedded", n_seeds=2, n_gold=6, n_test=3, max_question_tokens=6, max_label_tokens=4).items()}
     profile = load_profile(name, {**changes, "aide.tries": 1, "aide.rounds": 1, "aide.n_personas": 2, "aide.epochs": 1})
+    small = lambda model: LocalTeacher(replace(stand_in(profile.models[model], write_random_lm(folder / model, embedded, architecture)), precision="float32", start_token=""))  # the tokenizer is the embedded one
+    made = profile, small(profile.aide["teacher"]), small(profile.aide["students"][0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESYNTH_CACHE", str(folder / "cache")), patch.setenv("RESYNTH_ADAPTERS", str(folder / "adapters"))
-        small = lambda model: LocalTeacher(replace(stand_in(profile.models[model], write_random_lm(folder / model, embedded, architecture)), precision="float32", start_token=""))  # the tokenizer is the embedded one
-        yield profile, small(profile.aide["teacher"]), small(profile.aide["students"][0])
+        yield made
 
 
 def test_a_tree_of_the_paper(bench):

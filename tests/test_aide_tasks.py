@@ -193,6 +193,7 @@ def test_overlap_by_hand():
     worded = [*test, Example("v", " ".join([*words[3:16], "z"]), "B")]  # the run is now of two items; one with another word beside it is not
     kept, lost = C.remove_overlap(pd.DataFrame(dict(question=[*made, " ".join(["q", *words[6:19]])])), worded)
     assert lost == {"test item": 1, "seed": 0, "overlap": 1} and made[1] in list(kept.question)
+    assert C.count_wording(kept, worded) == 1 and C.count_wording(kept, test) == 0
 
 
 def test_questions_with_an_option_twice_are_left_out_and_counted(tmp_path, monkeypatch, capsys):

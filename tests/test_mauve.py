@@ -37,15 +37,16 @@ def test_kl_equals_scipy():
     assert kl_nats(np.array([1.0, 0]), np.array([1.0, 0])) == 0 and kl_nats(np.array([0.5, 0.5]), np.array([1.0, 0])) == math.inf
 
 
-def test_components_equal_sklearn():
+@pytest.mark.parametrize("n, m, d", [(80, 50, 12), (20, 15, 60)], ids=["more texts than dimensions", "fewer"])
+def test_components_equal_sklearn(n, m, d):
     decomposition = pytest.importorskip("sklearn.decomposition")
-    p, q = clouds(80, 50)
+    p, q = clouds(n, m, d)
     both = np.concatenate([p, q]) / np.linalg.norm(np.concatenate([p, q]), axis=1, keepdims=True)
     for whiten in (False, True):
         low = np.concatenate(reduce_features(p, q, 0.9, whiten))
         wanted = decomposition.PCA(n_components=0.9, svd_solver="full", whiten=whiten).fit_transform(both)
         assert low.shape == wanted.shape and np.abs(np.abs(low) - np.abs(wanted)).max() < 1e-8
-    assert reduce_features(p, q, 1.0)[0].shape == (80, 12)
+    assert reduce_features(p, q, 1.0)[0].shape == (n, min(d, n + m))
 
 
 # known answers

@@ -166,6 +166,13 @@ def test_embedded_splits_share_nothing(name):
     if name != "triviaqa": assert train != embedded_items(name, "train", n, seed=1)
 
 
+@pytest.mark.parametrize("name", ["smoke", "laptop", "laptop_real"])
+def test_profiles_ask_for_no_more_than_there_is(name):
+    profile = load_profile(name)
+    for task, sizes in profile.soft_tasks.items():
+        if sizes["source"] == "embedded": assert tuple(map(len, open_items(profile, task))) == (sizes["n_train"], sizes["n_test"])
+
+
 def test_embedded_code_is_right():
     items = embedded_items("mbpp", "train", 150) + embedded_items("mbpp", "test", 50) + embedded_items("transcoder", "train", 60)
     assert [v.why for v in run_programs([Program(e.answer, e.tests) for e in items])] == ["passed"] * len(items)

@@ -109,7 +109,7 @@ def test_completion_bits_are_the_score_of_its_text(teacher):
     assert len(differences) >= 3 and max(differences) < 1e-3
 
 
-@pytest.mark.parametrize("top_p,n_kept", [(0.9, 256), (0.9, 3), (1.0, 256), (0.3, 1)])
+@pytest.mark.parametrize("top_p,n_kept", [(0.9, 256), (0.9, 3), (1.0, 256), (1.0, 3), (0.3, 1)])
 def test_nucleus_draws_have_the_nucleus_distribution(top_p, n_kept):
     from scipy.stats import chisquare
     rng, n = np.random.default_rng(0), 20000

@@ -18,7 +18,7 @@ import pandas as pd
 from .aide import AideSettings
 from .aide_baselines import cut_rows, gold_rows, open_world, synthesize_datatune, synthesize_evol, synthesize_prompt2model
 from .aide_tree import Tree, aide_settings, audit_sizes, grow_tree, tree_rows
-from .choice_tasks import ChoiceData, evaluate_choices, evaluate_votes, open_choices, remove_overlap
+from .choice_tasks import ChoiceData, count_wording, evaluate_choices, evaluate_votes, open_choices, remove_overlap
 from .comparison import compare, has_room
 from .datasets import question_key, to_examples
 from .models import load_encoder, model_revision
@@ -187,15 +187,16 @@ def aide_losses(bench: AideBench) -> pd.DataFrame:  # task, method, runs, asked,
     return table[["task", "method", "runs", "asked", *[r for r in reasons if table[r].any()], "rows"]]
 
 # %% ../../nbs/25_aide_bench.ipynb #c025c
-def shared_rows(bench: AideBench) -> pd.DataFrame:  # task, method, rows, seeds_in_test, test_item, seed, overlap
-    "Count seeds and training rows that a test item or a seed shines through: all but `rows` must be 0."
+def shared_rows(bench: AideBench) -> pd.DataFrame:  # task, method, rows, seeds_in_test, test_item, seed, overlap, wording
+    "Count seeds and training rows that a test item or a seed shines through: all but `rows` and `wording` must be 0."
     out = []
     for kind, name, *rest in [k for k in bench.kept if k[0] == "rows"]:
         method, seed, n_seeds = rest[:3]
         data, rows = data_of(bench, name, seed, n_seeds), bench.kept[(kind, name, *rest)]
         tests = {question_key(e) for e in data.test}
         out.append(dict(task=name, method=method, rows=len(rows), seeds_in_test=sum(question_key(s) in tests for s in data.seeds),
-                        **{k.replace(" ", "_"): v for k, v in remove_overlap(rows, list(data.test), list(data.seeds))[1].items()}))
+                        **{k.replace(" ", "_"): v for k, v in remove_overlap(rows, list(data.test), list(data.seeds))[1].items()},
+                        wording=count_wording(rows, list(data.test))))
     return pd.DataFrame(out).groupby(["task", "method"], sort=False).sum().reset_index()
 
 # %% ../../nbs/25_aide_bench.ipynb #c027

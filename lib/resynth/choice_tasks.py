@@ -7,7 +7,7 @@ __all__ = ['CHOICE_SHAPES', 'LABELS', 'READERS', 'HUB_SPLITS', 'WAYS', 'NGRAM', 
            'read_bigbench', 'read_code', 'read_cause', 'read_mmlu', 'read_mathqa', 'read_arc', 'read_truthfulqa',
            'read_cfa', 'read_contract', 'read_news', 'load_choices', 'ChoiceData', 'check_seeds', 'draw_seeds',
            'choice_task', 'open_choices', 'score_options', 'choose_letters', 'evaluate_choices', 'vote_answers',
-           'evaluate_votes', 'remove_overlap']
+           'evaluate_votes', 'remove_overlap', 'count_wording']
 
 # %% ../../nbs/22_aide_tasks.ipynb #c003
 import hashlib, random, re, sys
@@ -415,6 +415,12 @@ NGRAM = 13  # words; the bound that is usual for benchmarks
 def _words(text): return re.findall(r"\w+", text.casefold())
 
 
+def _held_runs(test, order): return Counter(run for e in test for run in set(ngrams(_words(e.question), order)))
+
+
+def _shares(question, runs, order): return bool(runs.intersection(ngrams(_words(question), order)))
+
+# %% ../../nbs/22_aide_tasks.ipynb #c054b
 def remove_overlap(
     frame: pd.DataFrame,        # synthetic rows: question, options
     test: list[Example],
@@ -424,8 +430,17 @@ def remove_overlap(
     "Take rows out that a test item or a seed shines through."
     plain = lambda text: " ".join(_words(text))
     known = {**{plain(e.question): "seed" for e in seeds}, **{plain(e.question): "test item" for e in test}}
-    held = Counter(gram for e in test for gram in set(ngrams(_words(e.question), order)))
-    grams = {gram for gram, items in held.items() if items == 1}  # a run of several items is the task's wording
-    why = [known.get(plain(q)) or ("overlap" if grams.intersection(ngrams(_words(q), order)) else "") for q in frame["question"]]
+    runs = {run for run, items in _held_runs(test, order).items() if items == 1}  # a run of several items is the task's wording
+    why = [known.get(plain(q)) or ("overlap" if _shares(q, runs, order) else "") for q in frame["question"]]
     lost = Counter(w for w in why if w)
     return frame[np.array([not w for w in why], bool)].reset_index(drop=True), {k: lost[k] for k in ("test item", "seed", "overlap")}
+
+
+def count_wording(
+    frame: pd.DataFrame,  # synthetic rows: question
+    test: list[Example],
+    order: int = NGRAM,
+) -> int:  # rows
+    "Count rows that share a run of words with several test items: the task's wording, which `remove_overlap` leaves."
+    runs = {run for run, items in _held_runs(test, order).items() if items > 1}
+    return sum(_shares(q, runs, order) for q in frame["question"])

@@ -86,6 +86,15 @@ def _check_features(reference, generated):
     return sides
 
 
+def _principal_axes(rows):
+    "Variances times n, the largest first, and the axes they lie along: (r,) and (r, d), by whichever of two ways is shorter."
+    if len(rows) < rows.shape[1]:
+        _, strength, axes = np.linalg.svd(rows, full_matrices=False)
+        return strength ** 2, axes
+    power, axes = np.linalg.eigh(rows.T @ rows)
+    return np.maximum(power[::-1], 0), axes.T[::-1]
+
+# %% ../../nbs/47_mauve.ipynb #c023b
 def reduce_features(
     reference: np.ndarray, # (n, d)
     generated: np.ndarray, # (m, d)
@@ -97,12 +106,12 @@ def reduce_features(
     both = np.concatenate(sides)
     both /= np.linalg.norm(both, axis=1, keepdims=True)
     both -= both.mean(axis=0)
-    _, strength, axes = np.linalg.svd(both, full_matrices=False)
-    if not strength[0] > 1e-9: raise ResynthError("MAUVE: all features are equal; there is nothing to compare")
-    share = np.cumsum(strength ** 2) / (strength ** 2).sum()
+    power, axes = _principal_axes(both)
+    if not power[0] > 1e-18: raise ResynthError("MAUVE: all features are equal; there is nothing to compare")
+    share = np.cumsum(power) / power.sum()
     kept = min(int(np.searchsorted(share, explained)) + 1, len(share))
     low = both @ axes[:kept].T
-    if whiten: low /= strength[:kept] / math.sqrt(len(both) - 1)
+    if whiten: low /= np.sqrt(power[:kept] / (len(both) - 1))
     return low[:len(sides[0])], low[len(sides[0]):]
 
 # %% ../../nbs/47_mauve.ipynb #c026

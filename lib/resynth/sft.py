@@ -233,7 +233,7 @@ def train_and_keep(
     train,  # function(adapted, rows, settings, seed) -> losses
 ) -> None:
     "Train an adapter and write it, as one of the processes that `launch` started or as the only one."
-    adapted = add_adapter(models.load_lm(spec, precision)[0], settings, seed)
+    adapted = add_adapter(models.load_for_training(spec, precision), settings, seed)
     losses = train(adapted, rows, settings, seed)
     if is_writer(): save_adapter(adapted, losses, folder)
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LOST', 'BEFORE', 'WHOLE', 'CURVED', 'GENERAL', 'EACH', 'SIMILAR', 'LEAST', 'SoftBench', 'context_encoder',
            'open_soft_bench', 'splits_of', 'kind_of', 'mixture_name', 'most_rows', 'make_rows', 'soft_losses',
-           'contamination_table', 'reconstruction_bits', 'empty_prompt', 'StudentSettings', 'student_settings',
-           'warm_rates', 'train_student', 'tune_whole', 'find_or_tune_whole', 'load_whole', 'train_points',
-           'SoftStudent', 'end_of_answer', 'open_student', 'curve_steps', 'student_of', 'answer_items',
+           'contamination_table', 'mean_bits', 'reconstruction_bits', 'empty_prompt', 'StudentSettings',
+           'student_settings', 'warm_rates', 'train_student', 'tune_whole', 'find_or_tune_whole', 'load_whole',
+           'train_points', 'SoftStudent', 'end_of_answer', 'open_student', 'curve_steps', 'student_of', 'answer_items',
            'method_outcomes', 'grid_outcomes', 'train_room', 'compared_methods', 'curve_outcomes', 'transfer_outcomes',
            'size_outcomes', 'bases_outcomes', 'general_pairs', 'mix_pairs', 'mixture_outcomes', 'similar_methods',
            'question_sets', 'similarity_outcomes']
@@ -39,7 +39,7 @@ from .softsrv import context_name, open_context_encoder, scale_contexts, soft_pr
 from .softsrv_embedded import SoftItem
 from .softsrv_tasks import ENDS, TRANSFER, evaluate_items, open_items, soft_task, student_pairs
 from .store import Store
-from .teacher import LocalTeacher, StoredTeacher
+from .teacher import LocalTeacher, StoredTeacher, make_batches
 
 # %% ../../nbs/37_soft_bench.ipynb #c006
 @dataclass
@@ -143,6 +143,18 @@ def contamination_table(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/37_soft_bench.ipynb #c023
+def mean_bits(
+    teacher: LocalTeacher,  # the backbone
+    prompts,  # (n, t, d) tensor: the soft prompt of each question
+    rows: list[list[int]],  # (n,) token ids
+) -> float:  # bits a token
+    "Price questions after their soft prompts, in blocks that fit into a processor's cache (06)."
+    longest, total = prompts.shape[1] + max(map(len, rows)), 0.0
+    for block in make_batches(list(map(len, rows)), 1, teacher.batch_tokens // longest):
+        total += float(question_bits(teacher.lm, prompts[block], [rows[i] for i in block]).sum())
+    return total / sum(map(len, rows))
+
+# %% ../../nbs/37_soft_bench.ipynb #c023b
 def reconstruction_bits(
     bench: SoftBench,
     name: str,
@@ -150,17 +162,17 @@ def reconstruction_bits(
 ) -> pd.DataFrame:  # task, method, seed, bits (of test questions), random, empty
     "Price test questions after each trained soft prompt, after a random one, and after none. SoftSRV §3.3."
     import torch
-    (train, test), lm, rows = splits_of(bench, name), bench.teacher.teacher.lm, []
+    (train, test), base, rows = splits_of(bench, name), bench.teacher.teacher, []
     asked, texts = [e.question for e in train], [e.question for e in test]
+    ids = question_rows(base, texts, bench.profile.softsrv["length"])
+    with torch.inference_mode(): empty = mean_bits(base, empty_prompt(bench, len(ids)), ids)
     for method in methods:
         for seed in bench.profile.seeds:
             soft = open_soft(bench.profile, asked, seed, *kind_of(method), bench.encode)
-            ids = question_rows(bench.teacher.teacher, texts, soft.settings.length)
             z = bench.encode(texts) if soft.settings.contextual else np.zeros((len(texts), 1), np.float32)
             with torch.inference_mode():
-                fresh = soft_prompt(start_soft(lm, soft.settings, z.shape[1], seed + 1000), soft.settings, scale_contexts(z, soft.scaling))
-                price = lambda prompts: float(question_bits(lm, prompts, ids).sum()) / sum(map(len, ids))
-                rows.append(dict(task=name, method=method, seed=seed, bits=price(soft(z)), random=price(fresh), empty=price(empty_prompt(bench, len(ids)))))
+                fresh = soft_prompt(start_soft(base.lm, soft.settings, z.shape[1], seed + 1000), soft.settings, scale_contexts(z, soft.scaling))
+                rows.append(dict(task=name, method=method, seed=seed, bits=mean_bits(base, soft(z), ids), random=mean_bits(base, fresh, ids), empty=empty))
     return pd.DataFrame(rows)
 
 
@@ -219,7 +231,7 @@ def tune_whole(
 ) -> None:
     "Tune all weights of a student and write them, as one of the processes that `launch` started or as the only one."
     from safetensors.torch import save_model
-    lm = models.load_lm(spec, "float32")[0].requires_grad_(True)
+    lm = models.load_for_training(spec, "float32").requires_grad_(True)
     losses = train_student(lm, list(lm.parameters()), rows, settings, seed)
     if not is_writer(): return
     with models.write_whole(folder, "student") as new:

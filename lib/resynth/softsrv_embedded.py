@@ -183,10 +183,15 @@ def _make_mawps(rng):
 
 # %% ../../nbs/36_softsrv_embedded.ipynb #c022
 TRIVIA = """capital|What is the capital of {}?|France: Paris; Italy: Rome; Spain: Madrid; Japan: Tokyo; Egypt: Cairo; Greece: Athens; Austria: Vienna, Wien; Portugal: Lisbon, Lisboa; Norway: Oslo; Kenya: Nairobi; \
-Peru: Lima; Cuba: Havana, La Habana; Poland: Warsaw, Warszawa; Ireland: Dublin; Finland: Helsinki; China: Beijing, Peking; Russia: Moscow; Canada: Ottawa; India: New Delhi, Delhi; Sweden: Stockholm
-symbol|Which chemical element has the symbol {}?|O: oxygen; H: hydrogen; Fe: iron; Au: gold; Ag: silver; C: carbon; N: nitrogen; He: helium; Na: sodium; Pb: lead; Cu: copper; Ca: calcium; Hg: mercury, quicksilver; Sn: tin
+Peru: Lima; Cuba: Havana, La Habana; Poland: Warsaw, Warszawa; Ireland: Dublin; Finland: Helsinki; China: Beijing, Peking; Russia: Moscow; Canada: Ottawa; India: New Delhi, Delhi; Sweden: Stockholm; \
+Hungary: Budapest; Denmark: Copenhagen; Turkey: Ankara; Chile: Santiago; Thailand: Bangkok; Iran: Tehran; Iraq: Baghdad; Vietnam: Hanoi; Belgium: Brussels; Romania: Bucharest; Bulgaria: Sofia; \
+Croatia: Zagreb; Serbia: Belgrade; Iceland: Reykjavik; Colombia: Bogota, Bogotá; Venezuela: Caracas; Argentina: Buenos Aires; Ecuador: Quito; Mexico: Mexico City; Australia: Canberra; \
+New Zealand: Wellington; Nepal: Kathmandu; Pakistan: Islamabad; South Korea: Seoul; Morocco: Rabat; Ethiopia: Addis Ababa; Ghana: Accra; Cyprus: Nicosia; Uruguay: Montevideo; Jordan: Amman
+symbol|Which chemical element has the symbol {}?|O: oxygen; H: hydrogen; Fe: iron; Au: gold; Ag: silver; C: carbon; N: nitrogen; He: helium; Na: sodium; Pb: lead; Cu: copper; Ca: calcium; Hg: mercury, quicksilver; Sn: tin; \
+K: potassium; Mg: magnesium; Al: aluminium, aluminum; S: sulfur, sulphur; P: phosphorus; Cl: chlorine; Zn: zinc; Ni: nickel; Si: silicon; U: uranium; Ne: neon; Li: lithium; I: iodine; F: fluorine; Pt: platinum
 young|What is a young {} called?|dog: puppy, pup; cat: kitten; cow: calf; sheep: lamb; horse: foal; pig: piglet; goat: kid; goose: gosling; hen: chick; lion: cub; bear: cub; frog: tadpole; duck: duckling; swan: cygnet
-opposite|What is the opposite of the word "{}"?|hot: cold; early: late; full: empty; deep: shallow; rough: smooth; wide: narrow; loud: quiet, silent; brave: cowardly; ancient: modern, new; heavy: light; guilty: innocent
+opposite|What is the opposite of the word "{}"?|hot: cold; early: late; full: empty; deep: shallow; rough: smooth; wide: narrow; loud: quiet, silent; brave: cowardly; ancient: modern, new; heavy: light; guilty: innocent; strong: weak; dry: wet; \
+thick: thin; sharp: blunt, dull; rich: poor; true: false; north: south; victory: defeat; arrival: departure; generous: mean, stingy; increase: decrease; public: private; polite: rude, impolite; noisy: quiet
 order|Which {}?|planet is closest to the sun: Mercury; planet is the largest: Jupiter; month comes after June: July; day comes before Sunday: Saturday; colour do blue and yellow make: green; season follows winter: spring; \
 letter comes after Q: R; ocean is the largest: Pacific, the Pacific, Pacific Ocean; metal is liquid at room temperature: mercury, quicksilver; gas do plants take in: carbon dioxide, CO2"""
 
