@@ -55,7 +55,7 @@ class SoftWriter(LocalTeacher):
         super().__init__(base.spec, base.batch_rows, base.batch_tokens)
         if soft.settings.contextual and encode is None: raise ResynthError(f"soft prompt {soft.settings.title} needs a context encoder")
         self.base, self.soft, self.encode = base, soft, encode
-        self.revision = f"{base.revision}+soft-{soft.key}"
+        self.revision = f"{base.revision}+soft-{soft.revision}"
 
     @property
     def lm(self): return self.base.lm

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STATE', 'ABOUT', 'SoftTraining', 'check_training', 'soft_training', 'end_token', 'question_rows', 'question_bits',
            'start_soft', 'soft_step', 'make_adam', 'save_soft', 'read_soft', 'restore', 'train_soft', 'soft_about',
-           'soft_key', 'soft_dir', 'latest_checkpoint', 'keep_checkpoint', 'load_frozen', 'find_or_train_soft',
-           'SoftPrompt', 'open_soft']
+           'soft_key', 'soft_dir', 'latest_checkpoint', 'keep_checkpoint', 'find_or_train_soft', 'SoftPrompt',
+           'open_soft']
 
 # %% ../../nbs/31_soft_training.ipynb #c003
 import json
@@ -24,7 +24,7 @@ from .profiles import ModelSpec, Profile, ResynthError
 from .sft import draw_batches
 from .softsrv import SoftSettings, check_soft, context_name, fit_scaling, init_soft, open_context_encoder, scale_contexts, soft_prompt, soft_settings
 from .store import request_key
-from .teacher import LocalTeacher, end_tokens, shows_progress
+from .teacher import LocalTeacher, end_tokens, shows_progress, token_bits
 
 # %% ../../nbs/31_soft_training.ipynb #c006
 @dataclass(frozen=True)
@@ -86,9 +86,7 @@ def question_bits(
     hidden = lm.base_model(inputs_embeds=torch.cat([prompts.to(words), words], 1), attention_mask=mask, use_cache=False).last_hidden_state
     where = [(i, j) for i, row in enumerate(rows) for j in range(len(row))]
     i, j = (torch.tensor(x, device=lm.device) for x in zip(*where))
-    logits = lm.get_output_embeddings()(hidden[i, t - 1 + j]).float()
-    nats = logits.logsumexp(-1) - logits.gather(1, ids[i, j][:, None])[:, 0]
-    return torch.zeros(len(rows), device=lm.device, dtype=torch.float64).index_add(0, i, nats.double() / math.log(2))
+    return torch.zeros(len(rows), device=lm.device, dtype=torch.float64).index_add(0, i, token_bits(lm, hidden[i, t - 1 + j], ids[i, j]))
 
 # %% ../../nbs/31_soft_training.ipynb #c021
 def start_soft(
@@ -260,13 +258,6 @@ def keep_checkpoint(folder: Path, about: dict):  # -> function(step, params, opt
     return keep
 
 # %% ../../nbs/31_soft_training.ipynb #c041
-def load_frozen(spec: ModelSpec, precision: str):  # transformers causal language model
-    "Load a backbone to be trained through: plain attention, since on a CPU the fused one is slow on its way back."
-    lm = models.load_lm(spec, precision)[0]
-    lm.set_attn_implementation("eager")
-    return lm
-
-
 def find_or_train_soft(
     spec: ModelSpec,  # backbone
     precision: str,
@@ -281,7 +272,7 @@ def find_or_train_soft(
     folder = soft_dir() / soft_key(about)
     def make():
         scaling = fit_scaling(contexts)
-        params, losses = train_soft(load_frozen(spec, precision), settings, training, rows, scale_contexts(contexts, scaling), about["seed"],
+        params, losses = train_soft(models.load_for_training(spec, precision), settings, training, rows, scale_contexts(contexts, scaling), about["seed"],
                                     latest_checkpoint(folder), keep_checkpoint(folder, about))
         kept = {**params, **{f"scaling.{name}": torch.from_numpy(x) for name, x in zip(("mean", "std"), scaling)}}
         save_soft(folder, kept, {**about, "losses": losses})
@@ -298,7 +289,7 @@ class SoftPrompt:
         tensors, about = read_soft(folder)
         if about["backbone"] != backbone:
             raise ResynthError(f"soft prompt {folder.name} was trained on {about['backbone']}, not on {backbone}; set softsrv.backbone to its model, or train it again")
-        self.key, self.about, self.losses = folder.name, about, about["losses"]
+        self.revision, self.about, self.losses = models.sha256_file(folder / STATE)[:16], about, about["losses"]
         self.settings = SoftSettings(**about["shape"])
         self.params = {name: w for name, w in tensors.items() if "." not in name}
         self.scaling = tuple(tensors[f"scaling.{name}"].numpy() for name in ("mean", "std"))
