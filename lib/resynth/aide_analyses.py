@@ -263,7 +263,8 @@ def draw_complexity(scores: pd.DataFrame):  # from `complexity_scores`
     "Draw the share of questions with each score; returns the figure. AIDE Figure 10."
     from matplotlib import pyplot as plt
     tasks = list(dict.fromkeys(scores.task))
-    figure, panels = plt.subplots(1, len(tasks), figsize=(min(PAGE, 3.3 * len(tasks)), 2.3), squeeze=False, sharey=True, layout="constrained")
+    n = max(1, len(tasks))  # without a question an empty panel
+    figure, panels = plt.subplots(1, n, figsize=(min(PAGE, 3.3 * n), 2.3), squeeze=False, sharey=True, layout="constrained")
     for axes, task in zip(panels.flat, tasks):
         for k, method in enumerate(COMPLEXITY_METHODS):
             own = scores[(scores.task == task) & (scores.method == method)].score.dropna()
@@ -271,7 +272,8 @@ def draw_complexity(scores: pd.DataFrame):  # from `complexity_scores`
             share = np.array([(own == s).mean() if len(own) else 0 for s in range(1, 11)])
             axes.bar(np.arange(1, 11) + (k - 1) * 0.27, share, 0.26, color=colour, hatch=hatch, edgecolor="white", linewidth=0.5, label=method)
         axes.set(title=CHOICE_SHAPES[task][0], xlabel="judge's score", xlim=(0.4, 10.6)); axes.set_xticks(range(1, 11)); axes.grid(False, axis="x")
-    panels[0][0].set(ylabel="share of questions"); panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    panels[0][0].set(ylabel="share of questions")
+    if tasks: panels[0][-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

@@ -12,7 +12,6 @@ __all__ = ['METHODS', 'AideBench', 'open_named', 'persona_encoder', 'open_aide_b
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import pandas as pd
 
 from .aide import AideSettings
